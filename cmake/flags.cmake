@@ -1,0 +1,20 @@
+# Flags of every target, kept in one interface library.
+add_library(cenote_flags INTERFACE)
+target_compile_options(cenote_flags INTERFACE
+  -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual
+  -Wundef -Wvla -Wformat=2 -Wno-format-nonliteral
+  # The order of every sum is written down; the compiler must not fuse or reorder on its own.
+  -ffp-contract=off -fno-math-errno)
+target_compile_definitions(cenote_flags INTERFACE _GNU_SOURCE)
+if(CENOTE_WERROR)
+  target_compile_options(cenote_flags INTERFACE -Werror)
+endif()
+if(CENOTE_SANITIZE)
+  target_compile_options(cenote_flags INTERFACE
+    -fsanitize=${CENOTE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
+  target_link_options(cenote_flags INTERFACE -fsanitize=${CENOTE_SANITIZE})
+endif()
+if(CENOTE_COVERAGE)
+  target_compile_options(cenote_flags INTERFACE --coverage -O0 -g)
+  target_link_options(cenote_flags INTERFACE --coverage)
+endif()

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file
+ *  One budget, and typed pools that draw on it.
+ *
+ *  A budget is the number of bytes that the whole process may hold: VmHWM + VmPTE. What the
+ *  process holds already (code, libraries, stacks, its heap) is charged when the budget is made;
+ *  pools charge what they commit, page tables included, before they commit it. When a charge does
+ *  not fit, free memory that pools still hold is given back to the system first.
+ *
+ *  A pool is the memory of one class: runs of 64 KiB granules, of any length, address-ordered
+ *  first fit over a reservation that costs nothing until it is committed. Its book-keeping lies
+ *  outside the managed range.
+ *
+ *  Threads: a budget may be used from any thread. A pool may be used from any thread; each call
+ *  takes the pool's lock. */
+#ifndef CENOTE_POOL_H
+#define CENOTE_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cenote/status.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CENOTE_GRANULE_BYTES 65536u
+
+/** What a tensor is for; name of the class in reports. */
+#define CENOTE_CLASS_TABLE(X)                                                                      \
+    X(CENOTE_CLASS_PARAMETERS, "parameters")                                                       \
+    X(CENOTE_CLASS_KV_CACHE, "kv_cache")                                                           \
+    X(CENOTE_CLASS_IMAGE_FEATURES, "image_features")                                               \
+    X(CENOTE_CLASS_TEXT_EMBEDDINGS, "text_embeddings")                                             \
+    X(CENOTE_CLASS_ATTENTION, "attention")                                                         \
+    X(CENOTE_CLASS_ACTIVATIONS, "activations")                                                     \
+    X(CENOTE_CLASS_GRADIENTS, "gradients")                                                         \
+    X(CENOTE_CLASS_GENERAL, "general")
+
+typedef enum cenote_class {
+#define CENOTE_CLASS_ENUM(name, text) name,
+    CENOTE_CLASS_TABLE(CENOTE_CLASS_ENUM)
+#undef CENOTE_CLASS_ENUM
+        CENOTE_CLASS_COUNT
+} cenote_class;
+
+CENOTE_API const char *cenote_class_text(cenote_class class_id);
+
+/* ---- budget ---- */
+
+typedef struct cenote_budget cenote_budget;
+
+/** The system behind a budget; NULL means this machine. Tests put a fake one here. */
+struct cn_os;
+
+typedef struct cenote_budget_options {
+    uint32_t version;       /**< CENOTE_BUDGET_OPTIONS_VERSION */
+    uint64_t limit_bytes;   /**< the promise; must be > 0 */
+    uint64_t process_bytes; /**< what the process itself may come to hold outside of pools; charged
+                                at once; 0 means what it holds now */
+    struct cn_os *os;       /**< NULL: this machine */
+} cenote_budget_options;
+#define CENOTE_BUDGET_OPTIONS_VERSION 1u
+#define CENOTE_BUDGET_OPTIONS_INIT                                                                 \
+    {                                                                                              \
+        CENOTE_BUDGET_OPTIONS_VERSION, 0, 0, NULL                                                  \
+    }
+
+/** Errors: CENOTE_E_BUDGET when process_bytes alone exceeds the limit. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_budget_create(
+    const cenote_budget_options *options, cenote_budget **out_budget, cenote_error *err);
+
+/** Moves the limit. Free memory that pools hold is given back when that is needed.
+ *  Errors: CENOTE_E_BUDGET when more than @p limit_bytes is charged; the old limit stays. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_budget_limit_set(cenote_budget *budget,
+                                                                   uint64_t limit_bytes,
+                                                                   cenote_error *err);
+
+/** All pools and weights of the budget must be gone. NULL is fine. */
+CENOTE_API void cenote_budget_destroy(cenote_budget *budget);
+
+/** Charges bytes that the caller is about to hold outside of pools (a decoder's working memory).
+ *  Errors: CENOTE_E_BUDGET, naming the request, what is left and the limit. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_budget_charge(cenote_budget *budget,
+                                                                uint64_t size_bytes,
+                                                                const char *what,
+                                                                cenote_error *err);
+CENOTE_API void cenote_budget_uncharge(cenote_budget *budget, uint64_t size_bytes);
+
+typedef struct cenote_budget_stats {
+    uint64_t limit_bytes;
+    uint64_t charged_bytes; /**< now, process_bytes included */
+    uint64_t charged_peak_bytes;
+    uint64_t refused_count; /**< charges that did not fit */
+} cenote_budget_stats;
+CENOTE_API void cenote_budget_stats_get(const cenote_budget *budget,
+                                        cenote_budget_stats *out_stats);
+
+/** What a pool charges for a block of @p size_bytes: whole granules plus their page tables. A
+ *  plan that adds these up knows the charge to the byte. */
+CENOTE_API uint64_t cenote_pool_charge_bytes(uint64_t size_bytes);
+
+/* ---- pools ---- */
+
+typedef struct cenote_pool cenote_pool;
+
+typedef struct cenote_pool_options {
+    uint32_t version; /**< CENOTE_POOL_OPTIONS_VERSION */
+    cenote_class class_id;
+    uint64_t quota_bytes; /**< the most that this pool may hold; 0 means the budget's limit */
+} cenote_pool_options;
+#define CENOTE_POOL_OPTIONS_VERSION 1u
+#define CENOTE_POOL_OPTIONS_INIT                                                                   \
+    {                                                                                              \
+        CENOTE_POOL_OPTIONS_VERSION, CENOTE_CLASS_GENERAL, 0                                       \
+    }
+
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_create(cenote_budget *budget,
+                                                              const cenote_pool_options *options,
+                                                              cenote_pool **out_pool,
+                                                              cenote_error *err);
+
+/** Gives everything back. @return the number of blocks that were still allocated. NULL is fine. */
+CENOTE_API size_t cenote_pool_destroy(cenote_pool *pool);
+
+/** Gives @p size_bytes (> 0) from @p pool, aligned to 64 KiB, in whole granules, with undefined
+ *  content (debug builds poison it).
+ *  @param out_data  set on success only; release with cenote_pool_free()
+ *  Ownership: the caller's until freed; the pool must outlive it.
+ *  Errors: CENOTE_E_INVAL (0 bytes), CENOTE_E_BUDGET (quota or budget, and the largest hole, in
+ *  err), CENOTE_E_NOMEM (the system refused a commit). Nothing stays charged on failure.
+ *  Threads: any.  Cost: O(number of runs passed); system calls only for memory not yet committed.
+ */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes,
+                                                             void **out_data, cenote_error *err);
+
+/** Frees a block; it stays committed and charged until the budget needs it or the pool is
+ *  trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts. */
+CENOTE_API void cenote_pool_free(cenote_pool *pool, void *data);
+
+/** Decommits all free memory of the pool and uncharges it. @return the bytes given back. */
+CENOTE_API uint64_t cenote_pool_trim(cenote_pool *pool);
+
+typedef struct cenote_pool_stats {
+    cenote_class class_id;
+    uint64_t quota_bytes;
+    uint64_t requested_bytes; /**< live, as asked for */
+    uint64_t used_bytes;      /**< live, in whole granules */
+    uint64_t used_peak_bytes;
+    uint64_t committed_bytes; /**< resident at most this */
+    uint64_t committed_peak_bytes;
+    uint64_t block_count;        /**< live blocks */
+    uint64_t alloc_count;        /**< since create */
+    uint64_t largest_hole_bytes; /**< longest free run, committed or not */
+} cenote_pool_stats;
+CENOTE_API void cenote_pool_stats_get(const cenote_pool *pool, cenote_pool_stats *out_stats);
+
+/** @return NULL, or the first broken invariant in words. Cost: O(granules). */
+CENOTE_API const char *cenote_pool_check(const cenote_pool *pool);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file
+ *  Weights read in place from safetensors files, and the stream of panels that kernels consume.
+ *
+ *  cenote_weights is one immutable table of tensors over one or more files. A *panel* is a run of
+ *  whole rows of one matrix: the unit that is read, waited for and handed to a kernel. A
+ *  cenote_stream reads the panels of a given program (matrices in order of use, the whole list a
+ *  given number of times) with a few threads into a ring of slots, ahead of the consumer.
+ *
+ *  Files come from strangers: every number in them is checked before it is used, and every fault
+ *  is CENOTE_E_CORRUPT with the file, the tensor and the numbers in the message. Reads go past the
+ *  page cache (O_DIRECT) or drop what they left there.
+ *
+ *  Threads: a cenote_weights may be read from any thread. A stream has one consumer thread. */
+#ifndef CENOTE_WEIGHTS_H
+#define CENOTE_WEIGHTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cenote/pool.h>
+#include <cenote/status.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CENOTE_RANK_MAX 8u
+
+/** name, text in safetensors, bytes per element */
+#define CENOTE_DTYPE_TABLE(X)                                                                      \
+    X(CENOTE_DTYPE_F64, "F64", 8)                                                                  \
+    X(CENOTE_DTYPE_F32, "F32", 4)                                                                  \
+    X(CENOTE_DTYPE_F16, "F16", 2)                                                                  \
+    X(CENOTE_DTYPE_BF16, "BF16", 2)                                                                \
+    X(CENOTE_DTYPE_I64, "I64", 8)                                                                  \
+    X(CENOTE_DTYPE_I32, "I32", 4)                                                                  \
+    X(CENOTE_DTYPE_I16, "I16", 2)                                                                  \
+    X(CENOTE_DTYPE_I8, "I8", 1)                                                                    \
+    X(CENOTE_DTYPE_U64, "U64", 8)                                                                  \
+    X(CENOTE_DTYPE_U32, "U32", 4)                                                                  \
+    X(CENOTE_DTYPE_U16, "U16", 2)                                                                  \
+    X(CENOTE_DTYPE_U8, "U8", 1)                                                                    \
+    X(CENOTE_DTYPE_BOOL, "BOOL", 1)                                                                \
+    X(CENOTE_DTYPE_F8_E4M3, "F8_E4M3", 1)                                                          \
+    X(CENOTE_DTYPE_F8_E5M2, "F8_E5M2", 1)
+
+typedef enum cenote_dtype {
+#define CENOTE_DTYPE_ENUM(name, text, bytes) name,
+    CENOTE_DTYPE_TABLE(CENOTE_DTYPE_ENUM)
+#undef CENOTE_DTYPE_ENUM
+        CENOTE_DTYPE_COUNT
+} cenote_dtype;
+
+CENOTE_API const char *cenote_dtype_text(cenote_dtype dtype);
+CENOTE_API size_t cenote_dtype_bytes(cenote_dtype dtype);
+
+/* ---- the table ---- */
+
+typedef struct cenote_weights cenote_weights;
+
+typedef enum cenote_io_mode {
+    CENOTE_IO_AUTO = 0, /**< O_DIRECT where it works and returns the same bytes, else buffered */
+    CENOTE_IO_DIRECT,   /**< refuse where O_DIRECT does not work */
+    CENOTE_IO_BUFFERED, /**< page cache, dropped after use */
+} cenote_io_mode;
+
+typedef struct cenote_weights_options {
+    uint32_t version; /**< CENOTE_WEIGHTS_OPTIONS_VERSION */
+    cenote_io_mode io_mode;
+} cenote_weights_options;
+#define CENOTE_WEIGHTS_OPTIONS_VERSION 1u
+#define CENOTE_WEIGHTS_OPTIONS_INIT                                                                \
+    {                                                                                              \
+        CENOTE_WEIGHTS_OPTIONS_VERSION, CENOTE_IO_AUTO                                             \
+    }
+
+typedef struct cenote_tensor_info {
+    const char *name; /**< lives as long as the cenote_weights */
+    cenote_dtype dtype;
+    uint32_t rank; /**< 0 for a scalar */
+    uint64_t shape[CENOTE_RANK_MAX];
+    uint32_t file_index;
+    uint64_t offset_bytes; /**< from the start of the file; any residue */
+    uint64_t size_bytes;   /**< 0 for an empty tensor */
+} cenote_tensor_info;
+
+/** Opens one *.safetensors file, or a directory: the shards that model.safetensors.index.json
+ *  names, or every *.safetensors in it when there is no index.
+ *  Reads headers only. The table's memory is charged to @p budget.
+ *  Errors: CENOTE_E_NOTFOUND, CENOTE_E_IO, CENOTE_E_CORRUPT, CENOTE_E_BUDGET. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status
+cenote_weights_open(cenote_budget *budget, const char *path, const cenote_weights_options *options,
+                    cenote_weights **out_weights, cenote_error *err);
+/** Streams over it must be destroyed before. NULL is fine. */
+CENOTE_API void cenote_weights_close(cenote_weights *weights);
+
+CENOTE_API uint32_t cenote_weights_count(const cenote_weights *weights);
+
+/** The tensors in order of their names as bytes; @p index < count. */
+CENOTE_API const cenote_tensor_info *cenote_weights_tensor(const cenote_weights *weights,
+                                                           uint32_t index);
+/** Cost: O(log count). Errors: CENOTE_E_NOTFOUND with the name in err. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_find(const cenote_weights *weights,
+                                                               const char *name,
+                                                               uint32_t *out_index,
+                                                               cenote_error *err);
+CENOTE_API uint32_t cenote_weights_file_count(const cenote_weights *weights);
+CENOTE_API const char *cenote_weights_file_path(const cenote_weights *weights, uint32_t file_index);
+
+/** Reads bytes [offset, offset + size) of a tensor into @p data (any alignment). For small
+ *  things: norms, biases, one row of the embedding. Threads: any, one read at a time.
+ *  Errors: CENOTE_E_INVAL (out of the tensor), CENOTE_E_IO, CENOTE_E_CORRUPT (truncated),
+ *  CENOTE_E_CHANGED. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_read(cenote_weights *weights,
+                                                               uint32_t tensor_index,
+                                                               uint64_t offset_bytes,
+                                                               uint64_t size_bytes, void *data,
+                                                               cenote_error *err);
+
+/** Compares size, mtime and inode of every file with what they were at open.
+ *  Errors: CENOTE_E_CHANGED naming the file. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_verify_unchanged(cenote_weights *weights,
+                                                                           cenote_error *err);
+
+typedef struct cenote_weights_stats {
+    uint64_t bytes_used; /**< weight bytes handed out (panels and small reads) */
+    uint64_t bytes_read; /**< bytes asked of the kernel for them, alignment included */
+    uint64_t read_count;
+    uint64_t retry_count; /**< EIO and short reads that were tried again */
+    uint64_t wait_ns;     /**< time that consumers of streams waited for a panel */
+    bool direct;          /**< every file is read with O_DIRECT */
+    const char *engine;   /**< "pread" */
+} cenote_weights_stats;
+CENOTE_API void cenote_weights_stats_get(const cenote_weights *weights,
+                                         cenote_weights_stats *out_stats);
+
+/* ---- the stream ---- */
+
+typedef struct cenote_stream cenote_stream;
+
+/** One matrix of a program: all its rows, in panels of rows_per_panel (the last may be shorter).
+ *  The tensor is taken as [shape[0], product of the rest]. */
+typedef struct cenote_stream_item {
+    uint32_t tensor_index;
+    uint32_t rows_per_panel;
+} cenote_stream_item;
+
+typedef struct cenote_stream_options {
+    uint32_t version;         /**< CENOTE_STREAM_OPTIONS_VERSION */
+    uint64_t panel_bytes_max; /**< the largest panel of any program to come */
+    uint32_t slot_count;      /**< panels in flight, 2..CENOTE_STREAM_SLOTS_MAX */
+    uint32_t thread_count;    /**< readers, 1..16; 0 means 4 or slot_count, the less */
+} cenote_stream_options;
+#define CENOTE_STREAM_SLOTS_MAX       4096u
+#define CENOTE_STREAM_OPTIONS_VERSION 1u
+#define CENOTE_STREAM_OPTIONS_INIT                                                                 \
+    {                                                                                              \
+        CENOTE_STREAM_OPTIONS_VERSION, 0, 0, 0                                                     \
+    }
+
+/** Bytes of the ring: what create takes from the pool. A slot is one panel plus room for the file
+ *  offset's residue and the last block's end. */
+CENOTE_API uint64_t cenote_stream_ring_bytes(const cenote_stream_options *options);
+
+/** Takes the ring from @p pool and starts the readers (idle). */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_stream_create(
+    cenote_weights *weights, cenote_pool *pool, const cenote_stream_options *options,
+    cenote_stream **out_stream, cenote_error *err);
+/** Stops and joins the readers, gives the ring back. NULL is fine. */
+CENOTE_API void cenote_stream_destroy(cenote_stream *stream);
+
+/** Begins to read @p items in order, the whole list @p pass_count times over, across the seams.
+ *  @p items must stay until the next start, stop or destroy. A program that runs is stopped first.
+ *  Errors: CENOTE_E_INVAL (an empty program, a panel larger than panel_bytes_max, a bad tensor),
+ *  CENOTE_E_CHANGED. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_stream_start(cenote_stream *stream,
+                                                               const cenote_stream_item *items,
+                                                               uint32_t item_count,
+                                                               uint64_t pass_count,
+                                                               cenote_error *err);
+/** Forgets the rest of the program: waits for reads under way and frees all slots. */
+CENOTE_API void cenote_stream_stop(cenote_stream *stream);
+
+typedef struct cenote_panel {
+    const void *data; /**< row_count whole rows, contiguous; any alignment */
+    uint32_t item_index;
+    uint32_t tensor_index;
+    uint64_t row_first;
+    uint64_t row_count;
+    uint64_t row_bytes;
+    uint32_t slot; /**< the stream's own */
+} cenote_panel;
+
+/** The next panel of the program, in order; waits for it. Release each one before the ring's
+ *  slots run out, in any order.
+ *  Errors: CENOTE_E_NOTFOUND (the program is over), CENOTE_E_IO, CENOTE_E_CORRUPT (truncated),
+ *  CENOTE_E_CHANGED; after an error the program is stopped and the stream can be started again. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_stream_next(cenote_stream *stream,
+                                                              cenote_panel *out_panel,
+                                                              cenote_error *err);
+CENOTE_API void cenote_stream_release(cenote_stream *stream, const cenote_panel *panel);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

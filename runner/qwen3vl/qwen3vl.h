@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file
+ *  The Qwen3-VL runner: a user of libcenote's public headers.
+ *
+ *  The way of a run: qwen_model_open() reads config.json, the safetensors headers and the
+ *  tokenizer; qwen_job_create() reads the image headers and turns the request into token ids;
+ *  qwen_plan_make() says where every byte of the budget goes, or the smallest budget that works;
+ *  qwen_job_run() reads weights and produces tokens. No weight byte is read before that.
+ *
+ *  Threads: everything from one thread, except that qwen_job_cancel() may be called from a signal
+ *  handler. */
+#ifndef QWEN3VL_H
+#define QWEN3VL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <cenote/cenote.h>
+
+#define QWEN_IMAGES_MAX 64u
+
+/** What the process itself comes to hold outside of pools: code, libraries, stacks, heap. A test
+ *  holds every run to it. */
+#define QWEN_PROCESS_BYTES (16u << 20)
+
+/* ---- model ---- */
+
+typedef struct qwen_model qwen_model;
+
+/** Opens a Hugging Face directory. Everything that is kept is charged to @p budget.
+ *  Errors: CENOTE_E_NOTFOUND (a file is missing), CENOTE_E_CORRUPT (a file lies; a tensor is
+ *  missing or has another shape), CENOTE_E_UNSUPPORTED (MoE, another architecture). */
+CENOTE_MUST_CHECK cenote_status qwen_model_open(cenote_budget *budget, const char *directory,
+                                                qwen_model **out_model, cenote_error *err);
+void qwen_model_close(qwen_model *model);
+
+const cenote_weights *qwen_model_weights(const qwen_model *model);
+uint32_t qwen_model_vocab_size(const qwen_model *model);
+/** Tensors in the files that the model does not use; accepted. */
+uint32_t qwen_model_extra_count(const qwen_model *model);
+/** Weight bytes that one decoded token touches. */
+uint64_t qwen_model_bytes_per_token(const qwen_model *model);
+/** "vision", "embedding", "text" or "head"; "extra" for a tensor that the model does not use. */
+const char *qwen_model_tensor_class(const qwen_model *model, uint32_t tensor_index);
+
+/* ---- job ---- */
+
+typedef struct qwen_request {
+    const char *const *image_paths;
+    uint32_t image_count;
+    const char *prompt;  /**< UTF-8 */
+    const char *system;  /**< NULL: none */
+    bool raw_prompt;     /**< the prompt as it is, no template; control tokens in it count */
+    bool parse_special;  /**< control-token text in prompt and system becomes control tokens */
+    uint32_t max_tokens; /**< 0: min(512, what fits) */
+    uint32_t max_image_tokens; /**< per image; 0: what the processor's config admits */
+    cenote_dtype kv_dtype;     /**< CENOTE_DTYPE_F32 or CENOTE_DTYPE_BF16 */
+    float temperature;         /**< 0: greedy */
+    uint64_t seed;
+    uint32_t thread_count; /**< 0: cenote_cpu_count() */
+} qwen_request;
+
+typedef struct qwen_job qwen_job;
+
+/** Reads the images' headers and makes the prompt's ids. @p request and what it points to must
+ *  outlive the job. Errors: as for images and tokenizer; CENOTE_E_INVAL for a bad request. */
+CENOTE_MUST_CHECK cenote_status qwen_job_create(qwen_model *model, const qwen_request *request,
+                                                qwen_job **out_job, cenote_error *err);
+void qwen_job_destroy(qwen_job *job);
+
+const uint32_t *qwen_job_prompt_ids(const qwen_job *job, uint64_t *out_count);
+/** [image_count][3]: t, h, w in patches. */
+const uint32_t *qwen_job_grids(const qwen_job *job);
+
+/* ---- plan ---- */
+
+/** What decides the memory of a run. */
+typedef struct qwen_shape {
+    uint32_t image_count;
+    uint32_t grid_h[QWEN_IMAGES_MAX]; /**< in patches */
+    uint32_t grid_w[QWEN_IMAGES_MAX];
+    uint64_t decode_bytes[QWEN_IMAGES_MAX]; /**< working memory of decoding and resizing */
+    uint64_t prompt_tokens;
+    uint32_t max_tokens; /**< 0: min(512, what fits) */
+    cenote_dtype kv_dtype;
+    uint32_t thread_count; /**< 0: cenote_cpu_count() */
+} qwen_shape;
+
+void qwen_job_shape(const qwen_job *job, qwen_shape *out_shape);
+
+/** Grid that the model's processor gives a picture of @p width x @p height pixels. */
+CENOTE_MUST_CHECK cenote_status qwen_model_image_grid(const qwen_model *model, uint32_t width,
+                                                      uint32_t height, uint32_t max_image_tokens,
+                                                      uint32_t *out_grid_h, uint32_t *out_grid_w,
+                                                      cenote_error *err);
+
+typedef struct qwen_plan {
+    bool fits;
+    uint64_t limit_bytes;
+    uint64_t smallest_bytes; /**< the smallest limit that works for this shape */
+    /* where the bytes go; they add up to at most limit_bytes when fits */
+    uint64_t process_bytes;
+    uint64_t tables_bytes;  /**< tokenizer, extent table, configuration */
+    uint64_t weights_bytes; /**< norms, biases and other small tensors kept resident */
+    uint64_t staging_bytes;
+    uint64_t kv_bytes;
+    uint64_t image_bytes;        /**< resized pixels and image features that outlive the tower */
+    uint64_t decode_image_bytes; /**< largest decoder working memory */
+    uint64_t vision_bytes;       /**< activations of the vision tower */
+    uint64_t prefill_bytes;      /**< activations of prefill */
+    uint64_t token_bytes;        /**< activations of decoding */
+    uint64_t activation_bytes;   /**< the largest of the phases above */
+    /* what that buys */
+    uint32_t max_tokens;
+    uint32_t slot_count;
+    uint64_t panel_bytes;
+    uint32_t thread_count;
+    uint64_t prefill_chunk_tokens;
+    uint64_t prefill_weight_passes;
+    uint64_t bytes_per_token;        /**< weight bytes read for each decoded token */
+    uint64_t bytes_prefill;          /**< weight bytes read for vision and prefill */
+    double flops_before_first_token; /**< of the vision tower and prefill, for a time estimate */
+} qwen_plan;
+
+/** Never fails for want of memory: see fits. Errors: CENOTE_E_INVAL for a shape beyond the
+ *  model's limits (max_position_embeddings). */
+CENOTE_MUST_CHECK cenote_status qwen_plan_make(const qwen_model *model, const qwen_shape *shape,
+                                               uint64_t limit_bytes, qwen_plan *out_plan,
+                                               cenote_error *err);
+/** "needs at least 143 MiB: 32 staging, 41 KV for 188 tokens, ..." into @p text. */
+void qwen_plan_explain(const qwen_plan *plan, const qwen_shape *shape, char *text,
+                       size_t text_bytes);
+
+/* ---- run ---- */
+
+typedef enum qwen_phase {
+    QWEN_PHASE_LOAD,
+    QWEN_PHASE_VISION,
+    QWEN_PHASE_PREFILL,
+    QWEN_PHASE_DECODE,
+} qwen_phase;
+
+/** Calls during a run, all from the calling thread, all optional. */
+typedef struct qwen_events {
+    void *context;
+    /** A piece of the answer: whole UTF-8 characters. */
+    void (*text)(void *context, const char *text, size_t text_bytes);
+    /** About ten times a second at most: done of total units of the phase. */
+    void (*progress)(void *context, qwen_phase phase, uint64_t done, uint64_t total);
+    /** Each step's logits [vocab_size] before sampling. */
+    cenote_status (*logits)(void *context, const float *logits, uint32_t vocab_size,
+                            cenote_error *err);
+    /** Intermediate values for comparison with a reference: "patch_embed", "vision.N", "merger",
+     *  "deepstack.N", "layer.N"; @p index is the image or the chunk's first token. */
+    void (*stage)(void *context, const char *name, uint64_t index, const float *values,
+                  uint64_t rows, uint64_t columns);
+    /** One line that a user should see. */
+    void (*note)(void *context, const char *message);
+} qwen_events;
+
+typedef struct qwen_result {
+    const uint32_t *token_ids; /**< the job's; end token included */
+    uint32_t token_count;
+    const char *stop_reason; /**< "end", "length", "cancelled" */
+    const char *text;        /**< the job's; NUL-terminated, invalid bytes replaced by U+FFFD */
+    double load_s, vision_s, prefill_s, decode_s, seconds_per_token;
+    uint64_t weight_bytes_read;    /**< whole run, as asked of the kernel */
+    uint64_t bytes_read_per_token; /**< decode only: mean over the decoded tokens after the first */
+    uint64_t prefill_weight_passes;
+    double seconds_waiting;
+} qwen_result;
+
+/** Runs the job as planned; once per job. @p out_result is filled as far as the run came also
+ *  when it is cancelled (CENOTE_E_CANCELLED). */
+CENOTE_MUST_CHECK cenote_status qwen_job_run(qwen_job *job, const qwen_plan *plan,
+                                             const qwen_events *events, qwen_result *out_result,
+                                             cenote_error *err);
+/** Makes the run return CENOTE_E_CANCELLED soon (within a panel's work). Async-signal-safe. */
+void qwen_job_cancel(qwen_job *job);
+
+#endif

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Differences between compilers, in one place. */
+#ifndef CN_BASE_COMPILER_H
+#define CN_BASE_COMPILER_H
+
+#define CN_CACHE_LINE_BYTES 64
+#define CN_ALIGNED(bytes)   __attribute__((aligned(bytes)))
+#define CN_LIKELY(x)        __builtin_expect(!!(x), 1)
+#define CN_UNLIKELY(x)      __builtin_expect(!!(x), 0)
+#define CN_ARRAY_COUNT(a)   (sizeof(a) / sizeof((a)[0]))
+
+#if defined(__x86_64__) || defined(__i386__)
+#define CN_SPIN_HINT() __builtin_ia32_pause()
+#else
+#define CN_SPIN_HINT() ((void)0)
+#endif
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The only door to the kernel for memory, files and the clock. Two tables implement it: linux/
+ * (this machine) and fake/ (linux memory, files with injected faults, virtual time), so that every
+ * fault that a machine can have is a test.
+ *
+ * Functions return 0 or a negative errno; the caller words the message, for it knows the file and
+ * the tensor. Threads: every function from any thread. */
+#ifndef CN_OS_OS_H
+#define CN_OS_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum cn_os_open_flags { CN_OS_OPEN_DIRECT = 1 };
+
+struct cn_os_file_stat {
+    uint64_t size_bytes;
+    uint64_t inode;
+    uint64_t device;
+    int64_t mtime_ns;
+    uint32_t direct_align_bytes; /* offset and length granularity of O_DIRECT; 0 unknown */
+    bool regular;
+};
+
+struct cn_os; /* first member of each implementation's state */
+
+struct cn_os_ops {
+    /* memory: reserve gives address space that nobody may touch; size and addresses are multiples
+     * of 64 KiB, reservations aligned to 2 MiB. Commit makes it readable, writable and zero (huge
+     * asks for huge pages: only for whole, aligned 2 MiB). Decommit gives the memory back at once.
+     */
+    int (*memory_reserve)(struct cn_os *os, size_t size_bytes, void **out_base);
+    void (*memory_release)(struct cn_os *os, void *base, size_t size_bytes);
+    int (*memory_commit)(struct cn_os *os, void *address, size_t size_bytes, bool huge);
+    void (*memory_decommit)(struct cn_os *os, void *address, size_t size_bytes);
+
+    /* files, read only; pread may return fewer bytes than asked for, 0 at the end of the file */
+    int (*file_open)(struct cn_os *os, const char *path, int flags, int *out_fd);
+    void (*file_close)(struct cn_os *os, int fd);
+    int (*file_stat)(struct cn_os *os, int fd, struct cn_os_file_stat *out_stat);
+    int64_t (*file_pread)(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset);
+    void (*file_drop_cache)(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
+
+    /* monotonic clock */
+    uint64_t (*clock_ns)(struct cn_os *os);
+    void (*sleep_ns)(struct cn_os *os, uint64_t duration_ns);
+};
+
+struct cn_os {
+    const struct cn_os_ops *ops;
+};
+
+/* This machine; a static, never freed. */
+struct cn_os *cn_os_linux(void);
+
+#endif
