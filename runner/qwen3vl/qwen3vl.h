@@ -107,6 +107,7 @@ typedef struct qwen_plan {
     uint64_t kv_bytes;
     uint64_t image_bytes;        /**< resized pixels and image features that outlive the tower */
     uint64_t decode_image_bytes; /**< largest decoder working memory */
+    uint64_t scratch_bytes;      /**< of the kernels, all threads together */
     uint64_t vision_bytes;       /**< activations of the vision tower */
     uint64_t prefill_bytes;      /**< activations of prefill */
     uint64_t token_bytes;        /**< activations of decoding */

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where every byte of a budget goes, before any weight byte is read.
+ *
+ *   process + tables + small weights + scratch + staging ring + KV + image features
+ *     + the largest of { picture decoding + vision tower, a chunk of prefill, one token }
+ *
+ * Only four things can give: the staging ring (2 slots at least), the chunk of prefill (16 tokens
+ * at least; fewer chunks read the weights fewer times), the default of max_tokens (16 at least),
+ * and nothing else. They are filled in that order of worth: one chunk, 8 slots, max_tokens, the
+ * rest of the ring. The smallest budget is the sum with all four at their least. */
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "layout.h"
+#include "qwen3vl.h"
+
+#define SLOTS_MIN              2u
+#define SLOTS_GOOD             8u
+#define STAGING_BYTES_AIM      (32u << 20)
+#define READERS_MAX            4u
+#define CHUNK_TOKENS_MIN       16u
+#define MAX_TOKENS_DEFAULT     512u
+#define MAX_TOKENS_DEFAULT_MIN 16u
+/* Stack and descriptor pages that a thread touches. */
+#define THREAD_BYTES (64u << 10)
+
+/* What the search varies. */
+struct choice {
+    uint64_t chunk_tokens;
+    uint32_t slot_count;
+    uint32_t max_tokens;
+};
+
+struct planner {
+    const qwen_model *model;
+    const qwen_shape *shape;
+    uint64_t patches;
+    uint64_t patches_of_largest;
+    unsigned threads;
+};
+
+static uint64_t max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint64_t ceil_div(uint64_t a, uint64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static uint64_t pool_bytes(uint64_t size_bytes)
+{
+    return size_bytes > 0 ? cenote_pool_charge_bytes(size_bytes) : 0;
+}
+
+/* ---- the parts of the sum ---- */
+
+static void fill_vision(const struct planner *planner, qwen_plan *plan)
+{
+    const qwen_model *model = planner->model;
+    const qwen_shape *shape = planner->shape;
+    if (shape->image_count == 0)
+        return;
+    qwen_vision_layout layout;
+    qwen_vision_layout_make(model, planner->patches, planner->patches_of_largest, &layout);
+    plan->vision_bytes = pool_bytes(layout.size_bytes);
+    plan->image_bytes = pool_bytes(qwen_features_bytes(model, planner->patches));
+    uint64_t patch = model->config.vision.patch_size;
+    for (uint32_t i = 0; i < shape->image_count; i++) {
+        uint64_t pixels = shape->grid_h[i] * patch * shape->grid_w[i] * patch;
+        plan->decode_image_bytes =
+            max_u64(plan->decode_image_bytes, pool_bytes(pixels * 3) + shape->decode_bytes[i]);
+    }
+}
+
+static cenote_kv_options kv_options(const struct planner *planner, uint64_t token_max)
+{
+    const qwen_text_config *text = &planner->model->config.text;
+    cenote_kv_options options = CENOTE_KV_OPTIONS_INIT;
+    options.layer_count = text->layer_count;
+    options.head_count = text->kv_head_count;
+    options.head_dim = text->head_dim;
+    options.token_count_max = token_max;
+    options.dtype = planner->shape->kv_dtype;
+    return options;
+}
+
+static uint64_t ring_bytes(const struct planner *planner, uint32_t slot_count)
+{
+    cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
+    options.panel_bytes_max = planner->model->panel_bytes_max;
+    options.slot_count = slot_count;
+    return pool_bytes(cenote_stream_ring_bytes(&options));
+}
+
+static uint64_t total_bytes(const qwen_plan *plan)
+{
+    return plan->process_bytes + plan->tables_bytes + plan->weights_bytes + plan->scratch_bytes +
+           plan->staging_bytes + plan->kv_bytes + plan->image_bytes + plan->activation_bytes;
+}
+
+/* Everything that follows from a choice. @return the sum. */
+static uint64_t fill(const struct planner *planner, struct choice choice, qwen_plan *plan)
+{
+    const qwen_model *model = planner->model;
+    uint64_t token_max = planner->shape->prompt_tokens + choice.max_tokens;
+    cenote_kv_options kv = kv_options(planner, token_max);
+    qwen_text_layout prefill, token;
+    qwen_text_layout_make(model, choice.chunk_tokens, token_max, &prefill);
+    qwen_text_layout_make(model, 1, token_max, &token);
+    plan->kv_bytes = cenote_kv_charge_bytes(&kv);
+    plan->prefill_bytes = pool_bytes(prefill.size_bytes);
+    plan->token_bytes = pool_bytes(token.size_bytes);
+    plan->staging_bytes = ring_bytes(planner, choice.slot_count);
+    plan->activation_bytes = max_u64(plan->vision_bytes + plan->decode_image_bytes,
+                                     max_u64(plan->prefill_bytes, plan->token_bytes));
+    plan->max_tokens = choice.max_tokens;
+    plan->slot_count = choice.slot_count;
+    plan->prefill_chunk_tokens = choice.chunk_tokens;
+    plan->prefill_weight_passes = ceil_div(planner->shape->prompt_tokens, choice.chunk_tokens);
+    return total_bytes(plan);
+}
+
+/* ---- the search ---- */
+
+/* The largest value in [low, high] whose sum stays within the limit; low must. */
+static uint64_t largest_fit(const struct planner *planner, struct choice choice, qwen_plan *plan,
+                            uint64_t low, uint64_t high, void (*set)(struct choice *, uint64_t))
+{
+    while (low < high) {
+        uint64_t middle = low + (high - low + 1) / 2;
+        set(&choice, middle);
+        if (fill(planner, choice, plan) <= plan->limit_bytes)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static void set_chunk(struct choice *choice, uint64_t value)
+{
+    choice->chunk_tokens = value;
+}
+
+static void set_slots(struct choice *choice, uint64_t value)
+{
+    choice->slot_count = (uint32_t)value;
+}
+
+static void set_max_tokens(struct choice *choice, uint64_t value)
+{
+    choice->max_tokens = (uint32_t)value;
+}
+
+static uint32_t slots_wanted(const struct planner *planner)
+{
+    uint64_t slots = STAGING_BYTES_AIM / max_u64(1, planner->model->panel_bytes_max);
+    if (slots > 256)
+        slots = 256;
+    return slots > SLOTS_GOOD ? (uint32_t)slots : SLOTS_GOOD;
+}
+
+static struct choice choose(const struct planner *planner, struct choice least, uint32_t tokens_top,
+                            qwen_plan *plan)
+{
+    uint64_t prompt = planner->shape->prompt_tokens;
+    struct choice choice = least;
+    set_chunk(&choice, largest_fit(planner, choice, plan, choice.chunk_tokens, prompt, set_chunk));
+    /* As few chunks as that allows, of equal size. */
+    set_chunk(&choice, ceil_div(prompt, ceil_div(prompt, choice.chunk_tokens)));
+    set_slots(&choice, largest_fit(planner, choice, plan, SLOTS_MIN, SLOTS_GOOD, set_slots));
+    set_max_tokens(
+        &choice, largest_fit(planner, choice, plan, choice.max_tokens, tokens_top, set_max_tokens));
+    set_slots(&choice, largest_fit(planner, choice, plan, choice.slot_count, slots_wanted(planner),
+                                   set_slots));
+    return choice;
+}
+
+/* ---- bytes read and work ---- */
+
+static uint64_t linear_work(const qwen_model *model, uint64_t weight_bytes)
+{
+    return weight_bytes / cenote_dtype_bytes(model->head.dtype);
+}
+
+static void fill_costs(const struct planner *planner, qwen_plan *plan)
+{
+    const qwen_model *model = planner->model;
+    const qwen_shape *shape = planner->shape;
+    const qwen_vision_config *vision = &model->config.vision;
+    const qwen_text_config *text = &model->config.text;
+    uint64_t embed_row = text->hidden * cenote_dtype_bytes(model->embed_dtype);
+    plan->bytes_per_token = qwen_model_bytes_per_token(model);
+    plan->bytes_prefill = plan->prefill_weight_passes * model->layers_weight_bytes +
+                          model->head_weight_bytes + shape->prompt_tokens * embed_row;
+    double work =
+        (double)shape->prompt_tokens * (double)linear_work(model, model->layers_weight_bytes);
+    work += (double)shape->prompt_tokens * (double)shape->prompt_tokens * text->layer_count *
+            text->head_count * text->head_dim;
+    if (shape->image_count > 0) {
+        uint64_t table_bytes = (uint64_t)vision->position_side * vision->position_side *
+                               vision->hidden * cenote_dtype_bytes(model->position_dtype);
+        plan->bytes_prefill += model->vision_weight_bytes + table_bytes * shape->image_count;
+        work += (double)planner->patches * (double)linear_work(model, model->vision_weight_bytes);
+        for (uint32_t i = 0; i < shape->image_count; i++) {
+            double patches = (double)shape->grid_h[i] * shape->grid_w[i];
+            work += 2 * patches * patches * vision->hidden * vision->depth;
+        }
+    }
+    plan->flops_before_first_token = 2 * work;
+}
+
+/* ---- public ---- */
+
+static cenote_status check_shape(const qwen_model *model, const qwen_shape *shape,
+                                 cenote_error *err)
+{
+    if (shape->prompt_tokens == 0)
+        return cenote_error_set(err, CENOTE_E_INVAL, "the prompt has no tokens");
+    if (shape->image_count > QWEN_IMAGES_MAX)
+        return cenote_error_set(err, CENOTE_E_INVAL, "%u images, at most %u", shape->image_count,
+                                QWEN_IMAGES_MAX);
+    uint64_t wanted = shape->prompt_tokens + (shape->max_tokens > 0 ? shape->max_tokens : 1);
+    if (wanted > model->config.text.position_max)
+        return cenote_error_set(
+            err, CENOTE_E_INVAL,
+            "%llu prompt tokens and %u to produce: the model admits %u together",
+            (unsigned long long)shape->prompt_tokens, shape->max_tokens > 0 ? shape->max_tokens : 1,
+            model->config.text.position_max);
+    return CENOTE_OK;
+}
+
+static uint64_t tables_bytes(const qwen_model *model)
+{
+    cenote_budget_stats stats;
+    cenote_budget_stats_get(model->budget, &stats);
+    return stats.charged_bytes > QWEN_PROCESS_BYTES ? stats.charged_bytes - QWEN_PROCESS_BYTES : 0;
+}
+
+static uint32_t min_u32(uint64_t a, uint64_t b)
+{
+    return (uint32_t)(a < b ? a : b);
+}
+
+cenote_status qwen_plan_make(const qwen_model *model, const qwen_shape *shape, uint64_t limit_bytes,
+                             qwen_plan *out_plan, cenote_error *err)
+{
+    cenote_status status = check_shape(model, shape, err);
+    if (status != CENOTE_OK)
+        return status;
+    struct planner planner = {.model = model, .shape = shape};
+    for (uint32_t i = 0; i < shape->image_count; i++) {
+        uint64_t patches = (uint64_t)shape->grid_h[i] * shape->grid_w[i];
+        planner.patches += patches;
+        planner.patches_of_largest = max_u64(planner.patches_of_largest, patches);
+    }
+    planner.threads = shape->thread_count > 0 ? shape->thread_count : cenote_cpu_count();
+
+    qwen_plan plan = {.limit_bytes = limit_bytes};
+    plan.thread_count = planner.threads;
+    plan.panel_bytes = model->panel_bytes_max;
+    plan.process_bytes = QWEN_PROCESS_BYTES + (planner.threads + READERS_MAX) * THREAD_BYTES;
+    plan.tables_bytes = tables_bytes(model);
+    plan.weights_bytes = pool_bytes(model->resident_floats * sizeof(float));
+    plan.scratch_bytes = pool_bytes(qwen_kernels_scratch_bytes(planner.threads, model->k_max));
+    fill_vision(&planner, &plan);
+
+    uint64_t room = model->config.text.position_max - shape->prompt_tokens;
+    struct choice least = {
+        .chunk_tokens = min_u32(shape->prompt_tokens, CHUNK_TOKENS_MIN),
+        .slot_count = SLOTS_MIN,
+        .max_tokens =
+            shape->max_tokens > 0 ? shape->max_tokens : min_u32(room, MAX_TOKENS_DEFAULT_MIN),
+    };
+    uint32_t tokens_top =
+        shape->max_tokens > 0 ? shape->max_tokens : min_u32(room, MAX_TOKENS_DEFAULT);
+    plan.smallest_bytes = fill(&planner, least, &plan);
+    plan.fits = plan.smallest_bytes <= limit_bytes;
+    if (plan.fits)
+        fill(&planner, choose(&planner, least, tokens_top, &plan), &plan);
+    fill_costs(&planner, &plan);
+    *out_plan = plan;
+    return CENOTE_OK;
+}
+
+static unsigned long long mib(uint64_t bytes)
+{
+    return (unsigned long long)ceil_div(bytes, 1u << 20);
+}
+
+void qwen_plan_explain(const qwen_plan *plan, const qwen_shape *shape, char *text,
+                       size_t text_bytes)
+{
+    uint64_t pictures = plan->image_bytes;
+    uint64_t phase = plan->activation_bytes;
+    const char *phase_name = "for activations";
+    if (shape->image_count > 0 && phase == plan->vision_bytes + plan->decode_image_bytes)
+        phase_name = "for the vision tower";
+    int used =
+        snprintf(text, text_bytes,
+                 "needs at least %llu MiB: %llu process, %llu tokenizer and tables, %llu staging, "
+                 "%llu KV for %llu tokens, %llu small weights and scratch, %llu %s",
+                 mib(plan->smallest_bytes), mib(plan->process_bytes), mib(plan->tables_bytes),
+                 mib(plan->staging_bytes), mib(plan->kv_bytes),
+                 (unsigned long long)shape->prompt_tokens + plan->max_tokens,
+                 mib(plan->weights_bytes + plan->scratch_bytes), mib(phase), phase_name);
+    if (pictures > 0 && used > 0 && (size_t)used < text_bytes)
+        snprintf(text + used, text_bytes - (size_t)used, ", %llu image features", mib(pictures));
+}
