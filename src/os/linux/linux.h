@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The functions behind the linux table; the fake system delegates to them. */
+#ifndef CN_OS_LINUX_LINUX_H
+#define CN_OS_LINUX_LINUX_H
+
+#include "os/os.h"
+
+int cn_linux_memory_reserve(struct cn_os *os, size_t size_bytes, void **out_base);
+void cn_linux_memory_release(struct cn_os *os, void *base, size_t size_bytes);
+int cn_linux_memory_commit(struct cn_os *os, void *address, size_t size_bytes, bool huge);
+void cn_linux_memory_decommit(struct cn_os *os, void *address, size_t size_bytes);
+
+int cn_linux_file_open(struct cn_os *os, const char *path, int flags, int *out_fd);
+void cn_linux_file_close(struct cn_os *os, int fd);
+int cn_linux_file_stat(struct cn_os *os, int fd, struct cn_os_file_stat *out_stat);
+int64_t cn_linux_file_pread(struct cn_os *os, int fd, void *data, size_t size_bytes,
+                            uint64_t offset);
+void cn_linux_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
+
+uint64_t cn_linux_clock_ns(struct cn_os *os);
+void cn_linux_sleep_ns(struct cn_os *os, uint64_t duration_ns);
+
+#endif

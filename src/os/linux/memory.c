@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Address space that becomes memory on demand.
+ *
+ * A reservation is one PROT_NONE mapping, 2 MiB aligned: it costs a VMA and nothing else. Commit
+ * opens a part of it with mprotect, so that a stray write to memory that nobody has paid for
+ * faults instead of growing the process behind the budget's back.
+ *
+ * Decommit maps fresh PROT_NONE pages over the part. Compared with MADV_DONTNEED this also frees
+ * page tables of whole 2 MiB (they count in VmPTE, and MADV_DONTNEED keeps them on kernels before
+ * 6.14), drops the huge page advice so that neighbouring VMAs merge again, and leaves khugepaged
+ * nothing to refill. */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "os/linux/linux.h"
+
+#define HUGE_BYTES ((size_t)2 << 20)
+
+static char *align_up(char *address, size_t align_bytes)
+{
+    return (char *)(((uintptr_t)address + align_bytes - 1) & ~(uintptr_t)(align_bytes - 1));
+}
+
+static char *align_down(char *address, size_t align_bytes)
+{
+    return (char *)((uintptr_t)address & ~(uintptr_t)(align_bytes - 1));
+}
+
+int cn_linux_memory_reserve(struct cn_os *os, size_t size_bytes, void **out_base)
+{
+    (void)os;
+    if (size_bytes == 0 || size_bytes > SIZE_MAX - HUGE_BYTES)
+        return -ENOMEM;
+    /* mmap promises page alignment only: ask for one huge page more, then cut off both ends. */
+    size_t mapped_bytes = size_bytes + HUGE_BYTES;
+    char *mapped =
+        mmap(NULL, mapped_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED)
+        return -errno;
+    char *base = align_up(mapped, HUGE_BYTES);
+    size_t head_bytes = (size_t)(base - mapped);
+    size_t tail_bytes = mapped_bytes - head_bytes - size_bytes;
+    if (head_bytes > 0)
+        munmap(mapped, head_bytes);
+    if (tail_bytes > 0)
+        munmap(base + size_bytes, tail_bytes);
+    *out_base = base;
+    return 0;
+}
+
+void cn_linux_memory_release(struct cn_os *os, void *base, size_t size_bytes)
+{
+    (void)os;
+    munmap(base, size_bytes);
+}
+
+int cn_linux_memory_commit(struct cn_os *os, void *address, size_t size_bytes, bool huge)
+{
+    (void)os;
+    if (mprotect(address, size_bytes, PROT_READ | PROT_WRITE) != 0)
+        return -errno;
+    if (!huge)
+        return 0;
+    char *first = align_up(address, HUGE_BYTES);
+    char *end = align_down((char *)address + size_bytes, HUGE_BYTES);
+    /* Advice only: a kernel without huge pages says EINVAL and the memory is as good. */
+    if (first < end)
+        (void)madvise(first, (size_t)(end - first), MADV_HUGEPAGE);
+    return 0;
+}
+
+void cn_linux_memory_decommit(struct cn_os *os, void *address, size_t size_bytes)
+{
+    (void)os;
+    void *fresh = mmap(address, size_bytes, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (fresh != MAP_FAILED)
+        return;
+    /* Out of VMAs, or of kernel memory. The pages can go back all the same; the range may stay
+     * writable, which only weakens the check for stray writes. */
+    (void)madvise(address, size_bytes, MADV_DONTNEED);
+    (void)mprotect(address, size_bytes, PROT_NONE);
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The linux table, and its clock. Stateless: one table serves the whole process. */
+#include <errno.h>
+#include <time.h>
+
+#include "os/linux/linux.h"
+
+#define NS_PER_S 1000000000u
+
+uint64_t cn_linux_clock_ns(struct cn_os *os)
+{
+    (void)os;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+void cn_linux_sleep_ns(struct cn_os *os, uint64_t duration_ns)
+{
+    (void)os;
+    struct timespec left = {(time_t)(duration_ns / NS_PER_S), (long)(duration_ns % NS_PER_S)};
+    /* A signal must not shorten a back-off; the kernel writes the rest to its last argument. */
+    while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) == EINTR)
+        ;
+}
+
+struct cn_os *cn_os_linux(void)
+{
+    static const struct cn_os_ops ops = {
+        .memory_reserve = cn_linux_memory_reserve,
+        .memory_release = cn_linux_memory_release,
+        .memory_commit = cn_linux_memory_commit,
+        .memory_decommit = cn_linux_memory_decommit,
+        .file_open = cn_linux_file_open,
+        .file_close = cn_linux_file_close,
+        .file_stat = cn_linux_file_stat,
+        .file_pread = cn_linux_file_pread,
+        .file_drop_cache = cn_linux_file_drop_cache,
+        .clock_ns = cn_linux_clock_ns,
+        .sleep_ns = cn_linux_sleep_ns,
+    };
+    static struct cn_os linux_os = {&ops};
+    return &linux_os;
+}
