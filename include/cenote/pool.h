@@ -108,13 +108,18 @@ typedef struct cenote_pool cenote_pool;
 typedef struct cenote_pool_options {
     uint32_t version; /**< CENOTE_POOL_OPTIONS_VERSION */
     cenote_class class_id;
-    uint64_t quota_bytes; /**< the most that this pool may hold; 0 means the budget's limit */
+    uint64_t quota_bytes; /**< the most that this pool may hold; 0 means the budget's limit when
+                               the pool is made (256 GiB at most) */
 } cenote_pool_options;
 #define CENOTE_POOL_OPTIONS_VERSION 1u
 #define CENOTE_POOL_OPTIONS_INIT                                                                   \
     {                                                                                              \
         CENOTE_POOL_OPTIONS_VERSION, CENOTE_CLASS_GENERAL, 0                                       \
     }
+
+/** What cenote_pool_create() charges for the pool itself (book-keeping and page tables) with this
+ *  quota (> 0), to the byte; UINT64_MAX for a quota that no machine has. */
+CENOTE_API uint64_t cenote_pool_overhead_bytes(uint64_t quota_bytes);
 
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_create(cenote_budget *budget,
                                                               const cenote_pool_options *options,

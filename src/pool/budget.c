@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One number with a limit, and the list of those who can give something back.
+ *
+ *   charge(n):  charged + n <= limit ?  yes: charged += n
+ *                                       no:  ask the clients, one after the other, for idle memory
+ *                                            until n fits; try again; nothing came back: refuse
+ *
+ * Charging comes before committing, so `charged` is at every moment an upper bound of what the
+ * process holds. Three ranks of locks, taken in this order only: the list of clients, a client's
+ * own lock, the counters. Whoever charges under its own lock uses cn_budget_try_charge(), which
+ * touches the counters alone, and lets go of its lock before it asks for room: so a pool can make
+ * every pool trim, itself included, without a cycle. */
+#include <assert.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include <cenote/hardware.h>
+
+#include "pool/budget.h"
+
+struct cenote_budget {
+    struct cn_os *os;
+    pthread_mutex_t clients_lock;
+    struct cn_budget_client *clients; /* clients_lock */
+    pthread_mutex_t lock;
+    uint64_t limit_bytes; /* lock, and what follows */
+    uint64_t charged_bytes;
+    uint64_t charged_peak_bytes;
+    uint64_t refused_count;
+};
+
+struct cn_os *cn_budget_os(const cenote_budget *budget)
+{
+    return budget->os;
+}
+
+static cenote_status process_bytes_now(uint64_t *out_bytes, cenote_error *err)
+{
+    cenote_process_memory process;
+    cenote_status status = cenote_process_memory_get(&process, err);
+    if (status == CENOTE_OK)
+        *out_bytes = process.resident_bytes + process.page_table_bytes;
+    return status;
+}
+
+cenote_status cenote_budget_create(const cenote_budget_options *options, cenote_budget **out_budget,
+                                   cenote_error *err)
+{
+    if (options->version != CENOTE_BUDGET_OPTIONS_VERSION)
+        return cenote_error_set(err, CENOTE_E_VERSION, "budget options: version %u, not %u",
+                                options->version, CENOTE_BUDGET_OPTIONS_VERSION);
+    if (options->limit_bytes == 0)
+        return cenote_error_set(err, CENOTE_E_INVAL, "budget: a limit of 0 bytes");
+    uint64_t process_bytes = options->process_bytes;
+    if (process_bytes == 0) {
+        cenote_status status = process_bytes_now(&process_bytes, err);
+        if (status != CENOTE_OK)
+            return status;
+    }
+    if (process_bytes > options->limit_bytes)
+        return cenote_error_set(err, CENOTE_E_BUDGET,
+                                "the process itself needs %" PRIu64
+                                " bytes, more than the budget of %" PRIu64,
+                                process_bytes, options->limit_bytes);
+    cenote_budget *budget = calloc(1, sizeof *budget);
+    if (budget == NULL)
+        return cenote_error_set(err, CENOTE_E_NOMEM, "budget: no memory for %zu bytes",
+                                sizeof *budget);
+    budget->os = options->os != NULL ? options->os : cn_os_linux();
+    pthread_mutex_init(&budget->clients_lock, NULL);
+    pthread_mutex_init(&budget->lock, NULL);
+    budget->limit_bytes = options->limit_bytes;
+    budget->charged_bytes = process_bytes;
+    budget->charged_peak_bytes = process_bytes;
+    *out_budget = budget;
+    return CENOTE_OK;
+}
+
+void cenote_budget_destroy(cenote_budget *budget)
+{
+    if (budget == NULL)
+        return;
+    assert(budget->clients == NULL);
+    pthread_mutex_destroy(&budget->lock);
+    pthread_mutex_destroy(&budget->clients_lock);
+    free(budget);
+}
+
+/* ---- charging ---- */
+
+bool cn_budget_try_charge(cenote_budget *budget, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&budget->lock);
+    bool fits = size_bytes <= budget->limit_bytes - budget->charged_bytes;
+    if (fits) {
+        budget->charged_bytes += size_bytes;
+        if (budget->charged_bytes > budget->charged_peak_bytes)
+            budget->charged_peak_bytes = budget->charged_bytes;
+    }
+    pthread_mutex_unlock(&budget->lock);
+    return fits;
+}
+
+void cenote_budget_uncharge(cenote_budget *budget, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&budget->lock);
+    assert(size_bytes <= budget->charged_bytes);
+    budget->charged_bytes -= size_bytes;
+    pthread_mutex_unlock(&budget->lock);
+}
+
+/* How much too large @p size_bytes more would be; at least 1, for the caller has seen it fail. */
+static uint64_t shortage_bytes(cenote_budget *budget, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&budget->lock);
+    uint64_t left = budget->limit_bytes - budget->charged_bytes;
+    pthread_mutex_unlock(&budget->lock);
+    return size_bytes > left ? size_bytes - left : 1;
+}
+
+uint64_t cn_budget_make_room(cenote_budget *budget, uint64_t size_bytes)
+{
+    uint64_t want = shortage_bytes(budget, size_bytes);
+    uint64_t got = 0;
+    pthread_mutex_lock(&budget->clients_lock);
+    for (struct cn_budget_client *c = budget->clients; c != NULL && got < want; c = c->next)
+        got += c->trim(c, want - got);
+    pthread_mutex_unlock(&budget->clients_lock);
+    return got;
+}
+
+cenote_status cn_budget_refuse(cenote_budget *budget, uint64_t size_bytes, const char *what,
+                               const char *detail, cenote_error *err)
+{
+    pthread_mutex_lock(&budget->lock);
+    budget->refused_count++;
+    uint64_t limit = budget->limit_bytes;
+    uint64_t left = limit - budget->charged_bytes;
+    pthread_mutex_unlock(&budget->lock);
+    return cenote_error_set(err, CENOTE_E_BUDGET,
+                            "%s needs %" PRIu64 " bytes more, %" PRIu64
+                            " are left of the budget of %" PRIu64 "%s",
+                            what, size_bytes, left, limit, detail != NULL ? detail : "");
+}
+
+cenote_status cenote_budget_charge(cenote_budget *budget, uint64_t size_bytes, const char *what,
+                                   cenote_error *err)
+{
+    while (!cn_budget_try_charge(budget, size_bytes))
+        if (cn_budget_make_room(budget, size_bytes) == 0)
+            return cn_budget_refuse(budget, size_bytes, what, NULL, err);
+    return CENOTE_OK;
+}
+
+cenote_status cenote_budget_limit_set(cenote_budget *budget, uint64_t limit_bytes,
+                                      cenote_error *err)
+{
+    for (;;) {
+        pthread_mutex_lock(&budget->lock);
+        uint64_t charged = budget->charged_bytes;
+        uint64_t old_left = budget->limit_bytes - charged;
+        bool fits = charged <= limit_bytes && limit_bytes > 0;
+        if (fits)
+            budget->limit_bytes = limit_bytes;
+        pthread_mutex_unlock(&budget->lock);
+        if (fits)
+            return CENOTE_OK;
+        /* Room for what is left under the old limit and for what is above the new one. */
+        uint64_t above = charged - limit_bytes;
+        if (cn_budget_make_room(budget, old_left + above) == 0)
+            return cenote_error_set(err, CENOTE_E_BUDGET,
+                                    "%" PRIu64 " bytes are charged, more than a limit of %" PRIu64,
+                                    charged, limit_bytes);
+    }
+}
+
+void cenote_budget_stats_get(const cenote_budget *budget, cenote_budget_stats *out_stats)
+{
+    /* The lock is not part of what const promises. */
+    pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&budget->lock;
+    pthread_mutex_lock(lock);
+    *out_stats = (cenote_budget_stats){
+        .limit_bytes = budget->limit_bytes,
+        .charged_bytes = budget->charged_bytes,
+        .charged_peak_bytes = budget->charged_peak_bytes,
+        .refused_count = budget->refused_count,
+    };
+    pthread_mutex_unlock(lock);
+}
+
+/* ---- clients ---- */
+
+void cn_budget_register(cenote_budget *budget, struct cn_budget_client *client)
+{
+    pthread_mutex_lock(&budget->clients_lock);
+    client->next = budget->clients;
+    budget->clients = client;
+    pthread_mutex_unlock(&budget->clients_lock);
+}
+
+void cn_budget_unregister(cenote_budget *budget, struct cn_budget_client *client)
+{
+    pthread_mutex_lock(&budget->clients_lock);
+    struct cn_budget_client **link = &budget->clients;
+    while (*link != NULL && *link != client)
+        link = &(*link)->next;
+    assert(*link == client);
+    *link = client->next;
+    pthread_mutex_unlock(&budget->clients_lock);
+}
