@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Matrix products: how a panel is shared between threads and cut into tiles that stay in cache.
+ *
+ *                 k            strip: 16 rows of w
+ *            +----------+      +--+--+--+-..       A group of strips is widened and transposed
+ *          n |    w     |  ->  |  |  |  |   DEPTH  for DEPTH elements of k into scratch (L2); a
+ *            +----------+      +--+--+--+-..       tile of a's rows is copied beside it (L1), and
+ *                 k                                a register tile of c runs over both. Sums of
+ *            +----------+      +--+--+--+-..       up to ROWS rows wait in scratch for the next
+ *          m |    a     |  ->  | c tile |          DEPTH elements of k, then get bias and c.
+ *            +----------+      +--+--+--+-..
+ *
+ * This is the order of loops of Goto and van de Geijn ("Anatomy of high-performance matrix
+ * multiplication", 2008) with the roles of a and b changed: the weights are the small operand.
+ *
+ * Each element of c is one accumulator that takes k in ascending order by fma, whether it sits in
+ * a register or waits in scratch. So neither threads, m, panels, tiles nor the constants below
+ * can change a bit; docs/kernels.md has the measurements behind them. */
+#include "gemm_impl.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "widen_impl.h"
+
+#define CACHE_LINE_BYTES 64u
+
+typedef struct gemm_job {
+    const qwen_kernels *kernels;
+    const qwen_gemm_ops *ops;
+    const qwen_product *product;
+} gemm_job;
+
+/* A rank's scratch. */
+typedef struct gemm_room {
+    float packed[QWEN_GEMM_STRIPS * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP];
+    float sums[QWEN_GEMM_ROWS * QWEN_GEMM_WIDTH];
+    float a[QWEN_GEMM_TILE_ROWS_MAX * QWEN_GEMM_A_STRIDE];
+} gemm_room;
+
+/* A part of c. */
+typedef struct gemm_area {
+    uint64_t row, rows;
+    uint64_t column, columns;
+} gemm_area;
+
+static_assert(sizeof(gemm_room) % 64 == 0, "ranks' scratch is aligned to cache lines");
+
+static inline uint64_t at_most(uint64_t value, uint64_t limit)
+{
+    return value < limit ? value : limit;
+}
+
+static void pack_group(const gemm_job *job, const gemm_area *area, uint64_t k_first, size_t depth,
+                       float *packed)
+{
+    const qwen_product *product = job->product;
+    size_t element_bytes = qwen_weight_bytes(product->w_dtype);
+    size_t row_bytes = product->k * element_bytes;
+    for (uint64_t j = 0; j < area->columns; j += QWEN_GEMM_STRIP) {
+        const unsigned char *w = (const unsigned char *)product->w +
+                                 (area->column + j) * row_bytes + k_first * element_bytes;
+        unsigned rows = (unsigned)at_most(area->columns - j, QWEN_GEMM_STRIP);
+        job->ops->pack(product->w_dtype, w, row_bytes, rows, depth, packed + j * QWEN_GEMM_DEPTH);
+    }
+}
+
+/* Asks for rows of a that the next tile copies. */
+static void prefetch_rows(const qwen_product *product, uint64_t first, uint64_t last,
+                          uint64_t k_first, size_t depth)
+{
+    for (uint64_t i = first; i < last; i++) {
+        const float *a = product->a + i * product->a_stride + k_first;
+        for (size_t k = 0; k < depth; k += CACHE_LINE_BYTES / sizeof *a)
+            __builtin_prefetch(a + k, 0, 2);
+    }
+}
+
+/* One tile's height of the area's sums, for one step of k. While strips of this tile are summed,
+ * the rows of the next come near: a of a long prompt is larger than the caches. */
+static void add_tile(const gemm_job *job, const gemm_area *area, uint64_t k_first, size_t depth,
+                     uint64_t next_rows, gemm_room *room, float *sums)
+{
+    const qwen_product *product = job->product;
+    const float *a = product->a + area->row * product->a_stride + k_first;
+    for (uint64_t i = 0; i < area->rows; i++)
+        memcpy(room->a + i * QWEN_GEMM_A_STRIDE, a + i * product->a_stride, depth * sizeof *a);
+    unsigned strips = (unsigned)((area->columns + QWEN_GEMM_STRIP - 1) / QWEN_GEMM_STRIP);
+    uint64_t next = area->row + area->rows;
+    for (unsigned s = 0; s < strips;) {
+        unsigned width = (unsigned)at_most(strips - s, job->ops->tile_strips);
+        prefetch_rows(product, next + next_rows * s / strips,
+                      next + next_rows * (s + width) / strips, k_first, depth);
+        job->ops->tile((unsigned)area->rows, width, depth, room->a,
+                       room->packed + s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP,
+                       sums + s * QWEN_GEMM_STRIP, k_first == 0);
+        s += width;
+    }
+}
+
+/* One step of DEPTH elements of k for all sums of the area. Its tiles are of nearly equal height:
+ * a last tile of one row would cost as much as one of six. */
+static void add_step(const gemm_job *job, const gemm_area *area, uint64_t k_first, size_t depth,
+                     gemm_room *room)
+{
+    uint64_t tiles = (area->rows + job->ops->tile_rows - 1) / job->ops->tile_rows;
+    for (uint64_t tile = 0; tile < tiles; tile++) {
+        uint64_t row = area->rows * tile / tiles;
+        uint64_t end = area->rows * (tile + 1) / tiles;
+        uint64_t next_end = tile + 1 < tiles ? area->rows * (tile + 2) / tiles : end;
+        gemm_area rows = {area->row + row, end - row, area->column, area->columns};
+        add_tile(job, &rows, k_first, depth, next_end - end, room,
+                 room->sums + row * QWEN_GEMM_WIDTH);
+    }
+}
+
+static void write_sums(const qwen_product *product, const gemm_area *area, const float *sums)
+{
+    for (uint64_t i = 0; i < area->rows; i++) {
+        const float *sum = sums + i * QWEN_GEMM_WIDTH;
+        float *c = product->c + (area->row + i) * product->c_stride + area->column;
+        const float *bias = product->bias != NULL ? product->bias + area->column : NULL;
+        for (uint64_t j = 0; j < area->columns; j++) {
+            float value = bias != NULL ? sum[j] + bias[j] : sum[j];
+            c[j] = product->accumulate ? c[j] + value : value;
+        }
+    }
+}
+
+/* All of k for an area whose sums fit scratch. */
+static void multiply_group(const gemm_job *job, const gemm_area *area, gemm_room *room)
+{
+    uint64_t k = job->product->k;
+    for (uint64_t k_first = 0; k_first < k; k_first += QWEN_GEMM_DEPTH) {
+        size_t depth = (size_t)at_most(k - k_first, QWEN_GEMM_DEPTH);
+        pack_group(job, area, k_first, depth, room->packed);
+        add_step(job, area, k_first, depth, room);
+    }
+    write_sums(job->product, area, room->sums);
+}
+
+static void multiply_area(const gemm_job *job, const gemm_area *area, gemm_room *room)
+{
+    uint64_t chunks = (area->rows + QWEN_GEMM_ROWS - 1) / QWEN_GEMM_ROWS;
+    for (uint64_t j = 0; j < area->columns; j += QWEN_GEMM_WIDTH)
+        for (uint64_t chunk = 0; chunk < chunks; chunk++) {
+            uint64_t row = area->rows * chunk / chunks;
+            gemm_area group = {
+                .row = area->row + row,
+                .rows = area->rows * (chunk + 1) / chunks - row,
+                .column = area->column + j,
+                .columns = at_most(area->columns - j, QWEN_GEMM_WIDTH),
+            };
+            multiply_group(job, &group, room);
+        }
+}
+
+/* Fewer rows than columns: the work is a row of units, a unit being one tile's height of one strip,
+ * strip after strip, and each rank takes an equal run of it: part of a strip, whole strips, part
+ * of a strip. So a panel of five strips keeps two threads equally busy. */
+static void multiply_units(const gemm_job *job, unsigned rank, unsigned size, gemm_room *room)
+{
+    const qwen_product *product = job->product;
+    uint64_t blocks = (product->m + job->ops->tile_rows - 1) / job->ops->tile_rows;
+    uint64_t units = blocks * ((product->n + QWEN_GEMM_STRIP - 1) / QWEN_GEMM_STRIP);
+    uint64_t last = units * (rank + 1ul) / size;
+    for (uint64_t unit = units * rank / size, next; unit < last; unit = next) {
+        uint64_t strip = unit / blocks;
+        uint64_t block = unit % blocks;
+        uint64_t strips = block == 0 ? (last - unit) / blocks : 0;
+        uint64_t block_end = strips > 0 ? blocks : at_most(blocks, block + last - unit);
+        next = strips > 0 ? unit + strips * blocks : strip * blocks + block_end;
+        uint64_t row = product->m * block / blocks;
+        uint64_t column = strip * QWEN_GEMM_STRIP;
+        gemm_area area = {
+            .row = row,
+            .rows = product->m * block_end / blocks - row,
+            .column = column,
+            .columns = at_most((strips > 0 ? strips : 1) * QWEN_GEMM_STRIP, product->n - column),
+        };
+        multiply_area(job, &area, room);
+    }
+}
+
+/* More rows than columns: every rank packs the whole panel, which is cheaper than for every rank
+ * to read all of a. */
+static void multiply_rows(const gemm_job *job, unsigned rank, unsigned size, gemm_room *room)
+{
+    unsigned long row, rows;
+    cenote_team_share(job->product->m, 1, rank, size, &row, &rows);
+    gemm_area area = {.row = row, .rows = rows, .column = 0, .columns = job->product->n};
+    multiply_area(job, &area, room);
+}
+
+static void multiply_share(void *argument, unsigned rank, unsigned size)
+{
+    const gemm_job *job = argument;
+    gemm_room *room = qwen_kernels_scratch(job->kernels, rank);
+    if (job->product->m > job->product->n)
+        multiply_rows(job, rank, size, room);
+    else
+        multiply_units(job, rank, size, room);
+}
+
+static const qwen_gemm_ops *gemm_ops(qwen_isa isa)
+{
+#if defined(__x86_64__)
+    if (isa == QWEN_ISA_AVX512)
+        return &qwen_gemm_avx512;
+    if (isa == QWEN_ISA_AVX2)
+        return &qwen_gemm_avx2;
+#endif
+    (void)isa;
+    return &qwen_gemm_portable;
+}
+
+void qwen_gemm(qwen_kernels *kernels, const qwen_product *product)
+{
+    gemm_job job = {kernels, gemm_ops(kernels->isa), product};
+    cenote_team_run(kernels->team, multiply_share, &job);
+}
+
+size_t qwen_gemm_scratch_bytes(void)
+{
+    return sizeof(gemm_room);
+}

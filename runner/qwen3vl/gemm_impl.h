@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What gemm.c asks of an instruction set. */
+#ifndef QWEN_GEMM_IMPL_H
+#define QWEN_GEMM_IMPL_H
+
+#include "kernels_impl.h"
+
+/* Columns of c (rows of w) that are packed side by side: one AVX-512 register. */
+#define QWEN_GEMM_STRIP 16u
+/* Elements of k packed at a time: a strip of them is 16 KiB, half of a common L1 cache. */
+#define QWEN_GEMM_DEPTH 256u
+/* Distance of a's rows in scratch. Not a power of two: rows would share cache sets. */
+#define QWEN_GEMM_A_STRIDE (QWEN_GEMM_DEPTH + 16u)
+/* Rows of c whose partial sums are kept in scratch, and strips in a group. */
+#define QWEN_GEMM_ROWS          256u
+#define QWEN_GEMM_STRIPS        8u
+#define QWEN_GEMM_WIDTH         (QWEN_GEMM_STRIPS * QWEN_GEMM_STRIP)
+#define QWEN_GEMM_TILE_ROWS_MAX 12u
+
+/* Widens and transposes w[0..rows)[0..depth) into packed[depth][QWEN_GEMM_STRIP], rows 1..16;
+ * columns of missing rows hold anything finite or not, nobody reads their sums. */
+typedef void (*qwen_gemm_pack_fn)(cenote_dtype dtype, const unsigned char *w, size_t row_bytes,
+                                  unsigned rows, size_t depth, float *packed);
+
+/* sums[i][j] = (first ? 0 : sums[i][j]) + sum over k of a[i][k] * packed[k][j], k ascending, one
+ * fma each. a has row stride QWEN_GEMM_A_STRIDE, sums QWEN_GEMM_WIDTH; strip s of packed begins
+ * at s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP. */
+typedef void (*qwen_gemm_tile_fn)(unsigned rows, unsigned strips, size_t depth, const float *a,
+                                  const float *packed, float *sums, bool first);
+
+typedef struct qwen_gemm_ops {
+    unsigned tile_rows; /* the most rows and strips of a tile */
+    unsigned tile_strips;
+    qwen_gemm_pack_fn pack;
+    qwen_gemm_tile_fn tile;
+} qwen_gemm_ops;
+
+extern const qwen_gemm_ops qwen_gemm_portable;
+extern const qwen_gemm_ops qwen_gemm_avx2;
+extern const qwen_gemm_ops qwen_gemm_avx512;
+
+/* Per thread, a multiple of 64. */
+size_t qwen_gemm_scratch_bytes(void);
+
+#endif
