@@ -23,6 +23,9 @@ struct cn_os_file_stat {
     bool regular;
 };
 
+/* One name of a folder, "." and ".." left out. */
+typedef int (*cn_os_name_fn)(void *context, const char *name);
+
 struct cn_os; /* first member of each implementation's state */
 
 struct cn_os_ops {
@@ -41,6 +44,10 @@ struct cn_os_ops {
     int (*file_stat)(struct cn_os *os, int fd, struct cn_os_file_stat *out_stat);
     int64_t (*file_pread)(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset);
     void (*file_drop_cache)(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
+
+    /* calls visit with each name in a folder, in no order, and ends early when it says non-zero;
+     * the result is 0 then as well */
+    int (*directory_each)(struct cn_os *os, const char *path, cn_os_name_fn visit, void *context);
 
     /* monotonic clock */
     uint64_t (*clock_ns)(struct cn_os *os);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Read-only files, as thin as they can be: one system call each, errors as negative errno. EINTR
  * and short reads go to the caller, who knows how to go on. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -86,4 +88,27 @@ void cn_linux_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_
     (void)os;
     /* Advice: a file system may ignore it, and nothing depends on it but other programs' cache. */
     (void)posix_fadvise(fd, (off_t)offset, (off_t)size_bytes, POSIX_FADV_DONTNEED);
+}
+
+int cn_linux_directory_each(struct cn_os *os, const char *path, cn_os_name_fn visit, void *context)
+{
+    (void)os;
+    DIR *folder = opendir(path);
+    if (folder == NULL)
+        return -errno;
+    int rc = 0;
+    for (;;) {
+        errno = 0; /* NULL means the end or an error; only errno tells which */
+        struct dirent *entry = readdir(folder);
+        if (entry == NULL) {
+            rc = -errno;
+            break;
+        }
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (visit(context, entry->d_name) != 0)
+            break;
+    }
+    closedir(folder);
+    return rc;
 }

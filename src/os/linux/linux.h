@@ -16,6 +16,7 @@ int cn_linux_file_stat(struct cn_os *os, int fd, struct cn_os_file_stat *out_sta
 int64_t cn_linux_file_pread(struct cn_os *os, int fd, void *data, size_t size_bytes,
                             uint64_t offset);
 void cn_linux_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
+int cn_linux_directory_each(struct cn_os *os, const char *path, cn_os_name_fn visit, void *context);
 
 uint64_t cn_linux_clock_ns(struct cn_os *os);
 void cn_linux_sleep_ns(struct cn_os *os, uint64_t duration_ns);

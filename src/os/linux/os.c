@@ -36,6 +36,7 @@ struct cn_os *cn_os_linux(void)
         .file_stat = cn_linux_file_stat,
         .file_pread = cn_linux_file_pread,
         .file_drop_cache = cn_linux_file_drop_cache,
+        .directory_each = cn_linux_directory_each,
         .clock_ns = cn_linux_clock_ns,
         .sleep_ns = cn_linux_sleep_ns,
     };
