@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From a request to token ids and positions: image headers are read, the prompt is put into chat
+ * form, and runs of image tokens become spans with positions of their own. */
+#include "job.h"
+
+#include <stdlib.h>
+
+static cenote_status probe_image(qwen_job *job, uint32_t i, cenote_error *err)
+{
+    const qwen_request *request = job->request;
+    qwen_shape *shape = &job->shape;
+    const char *path = request->image_paths[i];
+    uint32_t patch = job->model->config.vision.patch_size;
+    qwen_image_info info;
+    cenote_status status = qwen_image_probe(path, &info, err);
+    if (status != CENOTE_OK)
+        return status;
+    cenote_error detail;
+    status = qwen_model_image_grid(job->model, info.width, info.height, request->max_image_tokens,
+                                   &shape->grid_h[i], &shape->grid_w[i], &detail);
+    if (status != CENOTE_OK)
+        return cenote_error_set(err, status, "%s: %.300s", path, detail.message);
+    job->grids[i][0] = 1;
+    job->grids[i][1] = shape->grid_h[i];
+    job->grids[i][2] = shape->grid_w[i];
+    return qwen_image_load_bytes(path, shape->grid_h[i] * patch, shape->grid_w[i] * patch,
+                                 &shape->decode_bytes[i], err);
+}
+
+static uint64_t image_tokens(const qwen_job *job, uint32_t i)
+{
+    return (uint64_t)job->shape.grid_h[i] * job->shape.grid_w[i] /
+           qwen_merge_count(&job->model->config.vision);
+}
+
+static cenote_status render_prompt(qwen_job *job, cenote_error *err)
+{
+    const qwen_model *model = job->model;
+    const qwen_request *request = job->request;
+    if (!request->raw_prompt && model->chat_status != CENOTE_OK) {
+        if (err != NULL)
+            *err = model->chat_error;
+        return model->chat_status;
+    }
+    uint64_t counts[QWEN_IMAGES_MAX];
+    for (uint32_t i = 0; i < request->image_count; i++)
+        counts[i] = image_tokens(job, i);
+    const qwen_chat_prompt prompt = {
+        .system = request->system,
+        .user = request->prompt,
+        .image_count = request->image_count,
+        .image_token_counts = counts,
+        .raw = request->raw_prompt,
+        .parse_special = request->parse_special,
+        .image_token_id = model->config.image_token_id,
+        .vision_start_token_id = model->config.vision_start_token_id,
+        .vision_end_token_id = model->config.vision_end_token_id,
+    };
+    job->prompt.count_max = model->config.text.position_max;
+    return qwen_chat_render(model->tokenizer, &model->chat_style, &prompt, &job->prompt, err);
+}
+
+/* ---- spans: transformers' get_rope_index ---- */
+
+static void add_span(qwen_job *job, uint64_t first, uint64_t count, uint64_t position,
+                     uint32_t image_index)
+{
+    job->spans[job->span_count++] = (qwen_span){first, count, position, image_index};
+}
+
+static bool is_image_run(const qwen_job *job, uint64_t first, uint64_t count)
+{
+    if (first + count > job->prompt.count)
+        return false;
+    for (uint64_t t = first; t < first + count; t++)
+        if (job->prompt.ids[t] != job->model->config.image_token_id)
+            return false;
+    return true;
+}
+
+/* Text advances all axes by one a token; an image's tokens share one time and spread over height
+ * and width, and the next text starts behind the larger of the two. */
+static cenote_status make_spans(qwen_job *job, cenote_error *err)
+{
+    uint64_t text_first = 0, position = 0, token = 0;
+    uint32_t merge = job->model->config.vision.merge_size;
+    for (uint32_t image = 0; image < job->request->image_count; image++) {
+        while (token < job->prompt.count &&
+               job->prompt.ids[token] != job->model->config.image_token_id)
+            token++;
+        uint64_t count = image_tokens(job, image);
+        if (!is_image_run(job, token, count))
+            return cenote_error_set(err, CENOTE_E_INVAL,
+                                    "the prompt holds fewer than %llu image tokens for image %u",
+                                    (unsigned long long)count, image + 1);
+        add_span(job, text_first, token - text_first, position, QWEN_SPAN_TEXT);
+        position += token - text_first;
+        add_span(job, token, count, position, image);
+        uint32_t h = job->shape.grid_h[image] / merge, w = job->shape.grid_w[image] / merge;
+        position += h > w ? h : w;
+        token += count;
+        text_first = token;
+    }
+    add_span(job, text_first, job->prompt.count - text_first, position, QWEN_SPAN_TEXT);
+    return CENOTE_OK;
+}
+
+/* ---- public ---- */
+
+static cenote_status check_request(const qwen_request *request, cenote_error *err)
+{
+    if (request->image_count > QWEN_IMAGES_MAX)
+        return cenote_error_set(err, CENOTE_E_INVAL, "%u images, at most %u", request->image_count,
+                                QWEN_IMAGES_MAX);
+    if (request->prompt == NULL)
+        return cenote_error_set(err, CENOTE_E_INVAL, "no prompt");
+    if (request->kv_dtype != CENOTE_DTYPE_F32 && request->kv_dtype != CENOTE_DTYPE_BF16)
+        return cenote_error_set(err, CENOTE_E_INVAL, "KV type must be f32 or bf16");
+    if (!(request->temperature >= 0))
+        return cenote_error_set(err, CENOTE_E_INVAL, "temperature %g is not 0 or above",
+                                (double)request->temperature);
+    return CENOTE_OK;
+}
+
+cenote_status qwen_job_create(qwen_model *model, const qwen_request *request, qwen_job **out_job,
+                              cenote_error *err)
+{
+    cenote_status status = check_request(request, err);
+    if (status != CENOTE_OK)
+        return status;
+    qwen_job *job = calloc(1, sizeof *job);
+    if (job == NULL)
+        return cenote_error_set(err, CENOTE_E_NOMEM, "no memory for a request");
+    job->model = model;
+    job->request = request;
+    for (uint32_t i = 0; status == CENOTE_OK && i < request->image_count; i++)
+        status = probe_image(job, i, err);
+    if (status == CENOTE_OK)
+        status = render_prompt(job, err);
+    if (status == CENOTE_OK)
+        status = make_spans(job, err);
+    if (status != CENOTE_OK) {
+        qwen_job_destroy(job);
+        return status;
+    }
+    job->shape.image_count = request->image_count;
+    job->shape.prompt_tokens = job->prompt.count;
+    job->shape.max_tokens = request->max_tokens;
+    job->shape.kv_dtype = request->kv_dtype;
+    job->shape.thread_count = request->thread_count;
+    *out_job = job;
+    return CENOTE_OK;
+}
+
+void qwen_job_destroy(qwen_job *job)
+{
+    if (job == NULL)
+        return;
+    qwen_ids_fini(&job->prompt);
+    qwen_ids_fini(&job->produced);
+    free(job->text);
+    free(job);
+}
+
+const uint32_t *qwen_job_prompt_ids(const qwen_job *job, uint64_t *out_count)
+{
+    *out_count = job->prompt.count;
+    return job->prompt.ids;
+}
+
+const uint32_t *qwen_job_grids(const qwen_job *job)
+{
+    return &job->grids[0][0];
+}
+
+void qwen_job_shape(const qwen_job *job, qwen_shape *out_shape)
+{
+    *out_shape = job->shape;
+}
+
+void qwen_job_cancel(qwen_job *job)
+{
+    job->cancelled = 1;
+}

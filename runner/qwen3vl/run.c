@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The one loop that turns panels into products, with cancelling and progress. */
+#include "run.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#define PROGRESS_INTERVAL_NS 100000000ull
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+void qwen_run_phase(qwen_run *run, qwen_phase phase, uint64_t total)
+{
+    run->phase = phase;
+    run->progress_done = 0;
+    run->progress_total = total;
+    run->progress_last_ns = now_ns();
+    if (run->events->progress != NULL)
+        run->events->progress(run->events->context, phase, 0, total);
+}
+
+void qwen_run_advance(qwen_run *run, uint64_t step)
+{
+    run->progress_done += step;
+    if (run->events->progress == NULL)
+        return;
+    uint64_t now = now_ns();
+    if (now - run->progress_last_ns < PROGRESS_INTERVAL_NS)
+        return;
+    run->progress_last_ns = now;
+    run->events->progress(run->events->context, run->phase, run->progress_done,
+                          run->progress_total);
+}
+
+void qwen_run_stage(const qwen_run *run, const char *name, int number, uint64_t index,
+                    const float *values, uint64_t rows, uint64_t columns)
+{
+    if (run->events->stage == NULL)
+        return;
+    char full[64];
+    if (number >= 0)
+        snprintf(full, sizeof full, "%s.%d", name, number);
+    else
+        snprintf(full, sizeof full, "%s", name);
+    run->events->stage(run->events->context, full, index, values, rows, columns);
+}
+
+static void multiply_panel(qwen_run *run, const qwen_linear *linear, const qwen_rows *rows,
+                           const cenote_panel *panel)
+{
+    const qwen_product product = {
+        .a = rows->a,
+        .a_stride = rows->a_stride,
+        .m = rows->m,
+        .k = linear->k,
+        .w = panel->data,
+        .w_dtype = linear->dtype,
+        .n = panel->row_count,
+        .bias = linear->has_bias ? qwen_run_vector(run, &linear->bias) + panel->row_first : NULL,
+        .c = rows->c + panel->row_first,
+        .c_stride = rows->c_stride,
+        .accumulate = rows->accumulate,
+    };
+    if (rows->decode)
+        qwen_gemv(run->kernels, &product);
+    else
+        qwen_gemm(run->kernels, &product);
+}
+
+cenote_status qwen_run_linear(qwen_run *run, const qwen_linear *linear, const qwen_rows *rows,
+                              cenote_error *err)
+{
+    for (uint64_t row = 0; row < linear->n;) {
+        if (*run->cancelled)
+            return cenote_error_set(err, CENOTE_E_CANCELLED, "cancelled");
+        cenote_panel panel;
+        cenote_status status = cenote_stream_next(run->stream, &panel, err);
+        if (status != CENOTE_OK)
+            return status;
+        multiply_panel(run, linear, rows, &panel);
+        row = panel.row_first + panel.row_count;
+        uint64_t panel_bytes = panel.row_count * panel.row_bytes;
+        cenote_stream_release(run->stream, &panel);
+        if (run->phase != QWEN_PHASE_DECODE)
+            qwen_run_advance(run, panel_bytes);
+    }
+    return CENOTE_OK;
+}

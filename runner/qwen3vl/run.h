@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file
+ *  What a run holds, and its one way to multiply by a streamed matrix. Shared by vision.c, text.c
+ *  and job.c. */
+#ifndef QWEN_RUN_H
+#define QWEN_RUN_H
+
+#include <signal.h>
+
+#include "kernels.h"
+#include "layout.h"
+#include "model.h"
+
+/** A run of prompt tokens that share a rule for their positions. */
+typedef struct qwen_span {
+    uint64_t first; /**< token index */
+    uint64_t count;
+    uint64_t position;    /**< of the span's first token, all axes */
+    uint32_t image_index; /**< or QWEN_SPAN_TEXT */
+} qwen_span;
+#define QWEN_SPAN_TEXT UINT32_MAX
+
+typedef struct qwen_run {
+    qwen_model *model;
+    const qwen_plan *plan;
+    const qwen_shape *shape;
+    const qwen_events *events;
+    const char *const *image_paths;
+    const volatile sig_atomic_t *cancelled;
+
+    cenote_pool *parameters;
+    cenote_pool *kv_pool;
+    cenote_pool *features_pool;
+    cenote_pool *activations;
+    cenote_team *team;
+    qwen_kernels *kernels;
+    cenote_stream *stream;
+    cenote_stream_item *items; /**< room for the longest program */
+    cenote_kv *kv;
+    float *resident;
+    float *features;       /**< [1 + deepstack][image tokens][d]; NULL without images */
+    uint64_t feature_rows; /**< image tokens of all images */
+
+    qwen_phase phase;
+    uint64_t progress_done; /**< weight bytes of this phase */
+    uint64_t progress_total;
+    uint64_t progress_last_ns;
+} qwen_run;
+
+/** The right-hand side of one product: rows a [m][k], result c [m][n]. */
+typedef struct qwen_rows {
+    const float *a;
+    size_t a_stride;
+    float *c;
+    size_t c_stride;
+    uint64_t m;
+    bool accumulate;
+    bool decode; /**< one row, by qwen_gemv */
+} qwen_rows;
+
+/** Consumes the panels of @p linear from the stream, which must be at its first panel. */
+CENOTE_MUST_CHECK cenote_status qwen_run_linear(qwen_run *run, const qwen_linear *linear,
+                                                const qwen_rows *rows, cenote_error *err);
+
+static inline const float *qwen_run_vector(const qwen_run *run, const qwen_vector *vector)
+{
+    return run->resident + vector->offset;
+}
+
+/** Appends a matrix to a program. */
+static inline void qwen_program_add(cenote_stream_item *items, uint32_t *count,
+                                    const qwen_linear *linear)
+{
+    items[*count] = (cenote_stream_item){linear->tensor_index, linear->rows_per_panel};
+    (*count)++;
+}
+
+/** Begins a phase for the progress callback. */
+void qwen_run_phase(qwen_run *run, qwen_phase phase, uint64_t total);
+/** Counts @p step units; calls the callback about ten times a second. */
+void qwen_run_advance(qwen_run *run, uint64_t step);
+void qwen_run_stage(const qwen_run *run, const char *name, int number, uint64_t index,
+                    const float *values, uint64_t rows, uint64_t columns);
+
+/** Encodes all images into run->features. Weights are read once for all of them. */
+CENOTE_MUST_CHECK cenote_status qwen_vision_run(qwen_run *run, cenote_error *err);
+/** Items of the vision program, in order of use; @return how many (out may be NULL to count). */
+uint32_t qwen_vision_program(const qwen_model *model, cenote_stream_item *out_items);
+
+/** The text decoder's activations, carved from one block. */
+typedef struct qwen_text_buffers {
+    void *block;
+    qwen_text_layout layout;
+} qwen_text_buffers;
+
+static inline void *qwen_text_at(const qwen_text_buffers *buffers, uint64_t offset)
+{
+    return (unsigned char *)buffers->block + offset;
+}
+
+/** Tokens [first, first + count) of a sequence: ids and where their positions come from. */
+typedef struct qwen_chunk {
+    const uint32_t *ids; /**< [count] */
+    uint64_t first;
+    uint64_t count;
+    const qwen_span *spans;
+    uint32_t span_count;
+    bool decode;
+} qwen_chunk;
+
+/** Items of all layers, without the head; @return how many (out may be NULL to count). */
+uint32_t qwen_text_program(const qwen_model *model, cenote_stream_item *out_items);
+/** Runs @p chunk through all layers; the stream must be at the first layer. The residual rows
+ *  stay in the buffers. */
+CENOTE_MUST_CHECK cenote_status qwen_text_chunk(qwen_run *run, const qwen_text_buffers *buffers,
+                                                const qwen_chunk *chunk, cenote_error *err);
+/** Logits of residual row @p row into the buffers; the stream must be at the head. */
+CENOTE_MUST_CHECK cenote_status qwen_text_logits(qwen_run *run, const qwen_text_buffers *buffers,
+                                                 uint64_t row, cenote_error *err);
+
+#endif
