@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The state of the fake system, shared by its memory and its files. */
+#ifndef CN_OS_FAKE_FAKE_INTERNAL_H
+#define CN_OS_FAKE_FAKE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "os/fake/fake.h"
+
+#define RANGES_MAX 256
+#define FILES_MAX  256
+#define OPENS_MAX  1024
+#define FAULTS_MAX 64
+
+struct fake_range {
+    char *base; /* NULL: an empty place */
+    size_t size_bytes;
+    unsigned char *committed; /* a byte for each granule */
+};
+
+/* Bytes under a path; kept until the end, for descriptors may still read them. */
+struct fake_file {
+    char *path;
+    unsigned char *data; /* NULL: a real file */
+    uint64_t size_bytes;
+    uint64_t inode;
+    bool replaced;      /* found no more by its path */
+    uint64_t cut_bytes; /* ends here at the latest */
+    uint64_t mtime_later_ns;
+};
+
+struct fake_open {
+    bool used, direct;
+    struct fake_file *file;
+    int real_fd; /* -1: added bytes */
+};
+
+struct fake_order {
+    uint64_t calls;
+    uint64_t fail_at; /* a call number; 0 none */
+    int error;
+};
+
+struct cn_fake {
+    struct cn_os os; /* first: the table's functions cast back */
+    atomic_uint_fast64_t clock_ns;
+    pthread_mutex_t lock; /* all that follows */
+    struct fake_order orders[CN_FAKE_CALL_COUNT];
+    struct fake_range ranges[RANGES_MAX];
+    struct fake_file *files[FILES_MAX];
+    struct fake_open opens[OPENS_MAX];
+    struct cn_fake_fault faults[FAULTS_MAX]; /* at_read: the absolute number */
+    unsigned file_count, fault_count;
+    enum cn_fake_direct direct;
+    struct cn_fake_books books;
+};
+
+/* Counts a call. @return 0, or the errno (positive) that it is to fail with. Locked. */
+int fake_call(struct cn_fake *fake, enum cn_fake_call call);
+
+int fake_memory_reserve(struct cn_os *os, size_t size_bytes, void **out_base);
+void fake_memory_release(struct cn_os *os, void *base, size_t size_bytes);
+int fake_memory_commit(struct cn_os *os, void *address, size_t size_bytes, bool huge);
+void fake_memory_decommit(struct cn_os *os, void *address, size_t size_bytes);
+
+int fake_file_open(struct cn_os *os, const char *path, int flags, int *out_fd);
+void fake_file_close(struct cn_os *os, int fd);
+int fake_file_stat(struct cn_os *os, int fd, struct cn_os_file_stat *out_stat);
+int64_t fake_file_pread(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset);
+void fake_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
+
+#endif

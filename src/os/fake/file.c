@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Files with faults. A descriptor stands for a real file or for added bytes; over both lies the
+ * same film: where the file ends at the latest, how much later its mtime is, and what the plan says
+ * about this read. O_DIRECT on added bytes is as strict as a disk: offset, length and address must
+ * be multiples of CN_FAKE_DIRECT_BYTES. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "os/fake/fake_internal.h"
+#include "os/linux/linux.h"
+
+#define FIRST_INODE 1000u
+#define SPOILT      0x5a
+
+/* ---- files by path; locked ---- */
+
+static struct fake_file *file_find(struct cn_fake *fake, const char *path)
+{
+    for (unsigned i = 0; i < fake->file_count; i++)
+        if (!fake->files[i]->replaced && strcmp(fake->files[i]->path, path) == 0)
+            return fake->files[i];
+    return NULL;
+}
+
+/* A new entry; takes @p data, also when it fails. */
+static struct fake_file *file_new(struct cn_fake *fake, const char *path, unsigned char *data,
+                                  uint64_t size_bytes)
+{
+    struct fake_file *file = calloc(1, sizeof *file);
+    char *path_copy = strdup(path);
+    if (file == NULL || path_copy == NULL || fake->file_count == FILES_MAX) {
+        free(path_copy);
+        free(file);
+        free(data);
+        return NULL;
+    }
+    *file = (struct fake_file){
+        .path = path_copy,
+        .data = data,
+        .size_bytes = size_bytes,
+        .inode = FIRST_INODE + fake->file_count,
+        .cut_bytes = UINT64_MAX,
+    };
+    fake->files[fake->file_count++] = file;
+    return file;
+}
+
+static struct fake_file *file_find_or_new(struct cn_fake *fake, const char *path)
+{
+    struct fake_file *file = file_find(fake, path);
+    return file != NULL ? file : file_new(fake, path, NULL, 0);
+}
+
+int cn_fake_file_add(struct cn_fake *fake, const char *path, const void *data, size_t size_bytes)
+{
+    unsigned char *copy = malloc(size_bytes > 0 ? size_bytes : 1);
+    if (copy == NULL)
+        return -ENOMEM;
+    if (size_bytes > 0)
+        memcpy(copy, data, size_bytes);
+    pthread_mutex_lock(&fake->lock);
+    struct fake_file *old = file_find(fake, path);
+    struct fake_file *file = file_new(fake, path, copy, size_bytes);
+    if (old != NULL && file != NULL)
+        old->replaced = true;
+    pthread_mutex_unlock(&fake->lock);
+    return file != NULL ? 0 : -ENOMEM;
+}
+
+void cn_fake_file_truncate(struct cn_fake *fake, const char *path, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&fake->lock);
+    struct fake_file *file = file_find_or_new(fake, path);
+    if (file != NULL) {
+        file->cut_bytes = size_bytes;
+        file->mtime_later_ns++;
+    }
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void cn_fake_file_touch(struct cn_fake *fake, const char *path, uint64_t later_ns)
+{
+    pthread_mutex_lock(&fake->lock);
+    struct fake_file *file = file_find_or_new(fake, path);
+    if (file != NULL)
+        file->mtime_later_ns += later_ns;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+/* ---- descriptors ---- */
+
+/* The open file of @p fd, NULL (and misuse) when there is none. Locked. */
+static struct fake_open *open_of(struct cn_fake *fake, int fd)
+{
+    unsigned index = (unsigned)(fd - CN_FAKE_FD_FIRST);
+    if (fd < CN_FAKE_FD_FIRST || index >= OPENS_MAX || !fake->opens[index].used) {
+        fake->books.misuse_count++;
+        return NULL;
+    }
+    return &fake->opens[index];
+}
+
+static int open_locked(struct cn_fake *fake, const char *path, int flags, int *out_fd)
+{
+    bool direct = flags & CN_OS_OPEN_DIRECT;
+    int error = fake_call(fake, CN_FAKE_OPEN);
+    if (error != 0)
+        return -error;
+    if (direct && fake->direct == CN_FAKE_DIRECT_FAILS_OPEN)
+        return -EINVAL;
+    unsigned index = 0;
+    while (index < OPENS_MAX && fake->opens[index].used)
+        index++;
+    if (index == OPENS_MAX)
+        return -EMFILE;
+    struct fake_file *file = file_find(fake, path);
+    int real_fd = -1;
+    if (file == NULL || file->data == NULL) {
+        error = cn_linux_file_open(NULL, path, flags, &real_fd);
+        if (error != 0)
+            return error;
+        if (file == NULL)
+            file = file_new(fake, path, NULL, 0);
+        if (file == NULL) {
+            cn_linux_file_close(NULL, real_fd);
+            return -ENOMEM;
+        }
+    }
+    fake->opens[index] = (struct fake_open){true, direct, file, real_fd};
+    fake->books.open_files++;
+    *out_fd = CN_FAKE_FD_FIRST + (int)index;
+    return 0;
+}
+
+int fake_file_open(struct cn_os *os, const char *path, int flags, int *out_fd)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    pthread_mutex_lock(&fake->lock);
+    int result = open_locked(fake, path, flags, out_fd);
+    pthread_mutex_unlock(&fake->lock);
+    return result;
+}
+
+void fake_file_close(struct cn_os *os, int fd)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    pthread_mutex_lock(&fake->lock);
+    struct fake_open *open = open_of(fake, fd);
+    if (open != NULL) {
+        if (open->real_fd >= 0)
+            cn_linux_file_close(NULL, open->real_fd);
+        *open = (struct fake_open){0};
+        fake->books.open_files--;
+    }
+    pthread_mutex_unlock(&fake->lock);
+}
+
+static int stat_locked(struct cn_fake *fake, int fd, struct cn_os_file_stat *out_stat)
+{
+    int error = fake_call(fake, CN_FAKE_STAT);
+    if (error != 0)
+        return -error;
+    struct fake_open *open = open_of(fake, fd);
+    if (open == NULL)
+        return -EBADF;
+    struct cn_os_file_stat stat = {
+        .size_bytes = open->file->size_bytes,
+        .inode = open->file->inode,
+        .device = 1,
+        .direct_align_bytes = CN_FAKE_DIRECT_BYTES,
+        .regular = true,
+    };
+    if (open->real_fd >= 0 && (error = cn_linux_file_stat(NULL, open->real_fd, &stat)) != 0)
+        return error;
+    if (stat.size_bytes > open->file->cut_bytes)
+        stat.size_bytes = open->file->cut_bytes;
+    stat.mtime_ns += (int64_t)open->file->mtime_later_ns;
+    *out_stat = stat;
+    return 0;
+}
+
+int fake_file_stat(struct cn_os *os, int fd, struct cn_os_file_stat *out_stat)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    pthread_mutex_lock(&fake->lock);
+    int result = stat_locked(fake, fd, out_stat);
+    pthread_mutex_unlock(&fake->lock);
+    return result;
+}
+
+void fake_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    pthread_mutex_lock(&fake->lock);
+    struct fake_open *open = open_of(fake, fd);
+    if (open != NULL) {
+        fake->books.dropped_bytes += size_bytes;
+        if (open->real_fd >= 0)
+            cn_linux_file_drop_cache(NULL, open->real_fd, offset, size_bytes);
+    }
+    pthread_mutex_unlock(&fake->lock);
+}
+
+/* ---- reading ---- */
+
+/* What one read is going to do. */
+struct read_plan {
+    struct fake_file *file;
+    int real_fd;
+    uint64_t end_bytes; /* the file ends here at the latest */
+    size_t size_bytes;  /* asked for */
+    size_t short_bytes; /* given at most */
+};
+
+/* Applies every plan for read number @p number. @return 0 or a negative errno. Locked. */
+static int apply_faults(struct cn_fake *fake, struct fake_file *file, uint64_t number,
+                        size_t *short_bytes)
+{
+    int error = 0;
+    for (unsigned i = 0; i < fake->fault_count; i++) {
+        const struct cn_fake_fault *fault = &fake->faults[i];
+        if (number < fault->at_read || number - fault->at_read >= fault->count)
+            continue;
+        switch (fault->kind) {
+        case CN_FAULT_SHORT:
+            if (*short_bytes > fault->argument)
+                *short_bytes = (size_t)fault->argument;
+            break;
+        case CN_FAULT_ERROR:
+            error = -(int)fault->argument;
+            break;
+        case CN_FAULT_DELAY:
+            atomic_fetch_add(&fake->clock_ns, fault->argument);
+            break;
+        case CN_FAULT_TRUNCATE:
+            file->cut_bytes = fault->argument;
+            break;
+        case CN_FAULT_CHANGE:
+            file->mtime_later_ns = fault->argument;
+            break;
+        }
+    }
+    return error;
+}
+
+static int plan_locked(struct cn_fake *fake, int fd, const void *data, uint64_t offset,
+                       struct read_plan *plan)
+{
+    int error = fake_call(fake, CN_FAKE_READ);
+    struct fake_open *open = open_of(fake, fd);
+    if (open == NULL)
+        return -EBADF;
+    if (error == 0)
+        error =
+            -apply_faults(fake, open->file, fake->orders[CN_FAKE_READ].calls, &plan->short_bytes);
+    if (error != 0)
+        return -error;
+    uint64_t residue = offset | plan->size_bytes | (uintptr_t)data;
+    bool strict = open->direct && open->real_fd < 0 && residue % CN_FAKE_DIRECT_BYTES != 0;
+    if (strict || (open->direct && fake->direct == CN_FAKE_DIRECT_FAILS_READ))
+        return -EINVAL;
+    plan->file = open->file;
+    plan->real_fd = open->real_fd;
+    plan->end_bytes = open->file->cut_bytes;
+    return 0;
+}
+
+/* All that was asked for is read, for O_DIRECT wants whole blocks; what the plan withholds is then
+ * spoilt, so that a caller who takes a short read for a whole one has wrong bytes. */
+static int64_t read_planned(const struct read_plan *plan, void *data, uint64_t offset)
+{
+    uint64_t end = plan->end_bytes;
+    if (plan->real_fd < 0 && end > plan->file->size_bytes)
+        end = plan->file->size_bytes;
+    if (offset >= end)
+        return 0;
+    int64_t got;
+    if (plan->real_fd >= 0) {
+        got = cn_linux_file_pread(NULL, plan->real_fd, data, plan->size_bytes, offset);
+    } else {
+        uint64_t left = end - offset;
+        got = (int64_t)(plan->size_bytes < left ? plan->size_bytes : left);
+        memcpy(data, plan->file->data + offset, (size_t)got);
+    }
+    uint64_t given = end - offset < plan->short_bytes ? end - offset : plan->short_bytes;
+    if (got <= 0 || (uint64_t)got <= given)
+        return got;
+    memset((char *)data + given, SPOILT, (size_t)got - given);
+    return (int64_t)given;
+}
+
+int64_t fake_file_pread(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    struct read_plan plan = {.size_bytes = size_bytes, .short_bytes = size_bytes};
+    pthread_mutex_lock(&fake->lock);
+    int error = plan_locked(fake, fd, data, offset, &plan);
+    pthread_mutex_unlock(&fake->lock);
+    if (error != 0)
+        return error;
+    int64_t got = read_planned(&plan, data, offset);
+    if (got > 0) {
+        pthread_mutex_lock(&fake->lock);
+        fake->books.read_bytes += (uint64_t)got;
+        pthread_mutex_unlock(&fake->lock);
+    }
+    return got;
+}
