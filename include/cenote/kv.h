@@ -36,7 +36,8 @@ typedef struct cenote_kv_options {
         CENOTE_KV_OPTIONS_VERSION, 0, 0, 0, 0, CENOTE_DTYPE_F32                                    \
     }
 
-/** What a cache with these options charges when it is full, to the byte; UINT64_MAX on overflow. */
+/** What a cache with these options charges when it is full, its table of blocks included, to the
+ *  byte; UINT64_MAX on overflow. Small blocks share granules. */
 CENOTE_API uint64_t cenote_kv_charge_bytes(const cenote_kv_options *options);
 
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_kv_create(cenote_pool *pool,
@@ -45,7 +46,7 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_kv_create(cenote_pool *pool,
 CENOTE_API void cenote_kv_destroy(cenote_kv *kv);
 
 /** Makes room for tokens [0, token_count). Errors: CENOTE_E_INVAL above token_count_max,
- *  CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
+ *  CENOTE_E_BUDGET, CENOTE_E_NOMEM; then nothing has changed. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_kv_reserve(cenote_kv *kv, uint64_t token_count,
                                                              cenote_error *err);
 

@@ -8,6 +8,7 @@
 #include "os/os.h"
 
 struct cn_os *cn_budget_os(const cenote_budget *budget);
+cenote_budget *cn_pool_budget(const cenote_pool *pool);
 
 /* What each range of address space costs in page tables beyond its granules' share: the tables
  * above the last level, and the last-level table at its edge. */

@@ -71,6 +71,11 @@ const char *cenote_class_text(cenote_class class_id)
     return (unsigned)class_id < CENOTE_CLASS_COUNT ? texts[class_id] : "unknown class";
 }
 
+cenote_budget *cn_pool_budget(const cenote_pool *pool)
+{
+    return pool->budget;
+}
+
 /* ---- what things cost ---- */
 
 static uint64_t charge_of(uint64_t committed_granules, uint64_t touched_chunks)

@@ -9,7 +9,8 @@
 #include "os/fake/fake_internal.h"
 #include "os/linux/linux.h"
 
-#define GRANULE_BYTES 65536u
+#define GRANULE_BYTES     65536u
+#define RESERVE_BYTES_MAX ((size_t)1 << 46) /* more than this no machine maps */
 
 /* The reservation that holds all of the span. Locked. */
 static struct fake_range *range_of(struct cn_fake *fake, const char *address, size_t size_bytes)
@@ -55,7 +56,7 @@ static int reserve_locked(struct cn_fake *fake, size_t size_bytes, void **out_ba
     for (unsigned i = 0; i < RANGES_MAX && place == NULL; i++)
         if (fake->ranges[i].base == NULL)
             place = &fake->ranges[i];
-    if (place == NULL)
+    if (place == NULL || size_bytes > RESERVE_BYTES_MAX)
         return -ENOMEM;
     unsigned char *committed = calloc(size_bytes / GRANULE_BYTES + 1, 1);
     if (committed == NULL)
