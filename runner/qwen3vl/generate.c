@@ -34,17 +34,16 @@ static cenote_status create_pool(qwen_run *run, cenote_class class_id, uint64_t 
 static cenote_status create_pools(qwen_run *run, cenote_error *err)
 {
     const qwen_plan *plan = run->plan;
-    cenote_status status =
-        create_pool(run, CENOTE_CLASS_PARAMETERS, plan->weights_bytes + plan->staging_bytes,
-                    &run->parameters, err);
+    cenote_status status = create_pool(run, CENOTE_CLASS_PARAMETERS,
+                                       qwen_plan_parameters_quota(plan), &run->parameters, err);
     if (status == CENOTE_OK)
         status = create_pool(run, CENOTE_CLASS_KV_CACHE, plan->kv_bytes, &run->kv_pool, err);
     if (status == CENOTE_OK && run->shape->image_count > 0)
         status = create_pool(run, CENOTE_CLASS_IMAGE_FEATURES, plan->image_bytes,
                              &run->features_pool, err);
     if (status == CENOTE_OK)
-        status = create_pool(run, CENOTE_CLASS_ACTIVATIONS,
-                             plan->scratch_bytes + plan->activation_bytes, &run->activations, err);
+        status = create_pool(run, CENOTE_CLASS_ACTIVATIONS, qwen_plan_activations_quota(plan),
+                             &run->activations, err);
     return status;
 }
 

@@ -48,6 +48,16 @@ typedef struct qwen_text_layout {
 void qwen_text_layout_make(const qwen_model *model, uint64_t tokens, uint64_t token_max,
                            qwen_text_layout *out_layout);
 
+/** Quotas of the pools of a run. */
+static inline uint64_t qwen_plan_parameters_quota(const qwen_plan *plan)
+{
+    return plan->weights_bytes + plan->staging_bytes;
+}
+static inline uint64_t qwen_plan_activations_quota(const qwen_plan *plan)
+{
+    return plan->scratch_bytes + plan->activation_bytes;
+}
+
 /** Image features that outlive the tower: e, then each deepstack output, float [tokens][d] each. */
 uint64_t qwen_features_bytes(const qwen_model *model, uint64_t patches);
 

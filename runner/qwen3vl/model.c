@@ -14,6 +14,8 @@
 
 #define PANEL_BYTES_AIM  (1u << 20)
 #define PANEL_ROWS_GRAIN 16u
+/* The released tokenizer needs some 10 MiB; a hostile one must not have the machine. */
+#define TABLES_BYTES_MAX (512u << 20)
 
 /* ---- lookups ---- */
 
@@ -356,6 +358,7 @@ cenote_status qwen_model_open(cenote_budget *budget, const char *directory, qwen
                               cenote_error *err)
 {
     cenote_pool_options pool_options = CENOTE_POOL_OPTIONS_INIT;
+    pool_options.quota_bytes = TABLES_BYTES_MAX;
     cenote_pool *pool;
     cenote_status status = cenote_pool_create(budget, &pool_options, &pool, err);
     if (status != CENOTE_OK)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where every byte of a budget goes, before any weight byte is read.
  *
- *   process + tables + small weights + scratch + staging ring + KV + image features
- *     + the largest of { picture decoding + vision tower, a chunk of prefill, one token }
+ *   process + tables + books of the pools + small weights + scratch + staging ring + KV
+ *     + image features + the largest of { picture decoding + vision tower, a chunk of prefill, one
+ * token }
  *
  * Only four things can give: the staging ring (2 slots at least), the chunk of prefill (16 tokens
  * at least; fewer chunks read the weights fewer times), the default of max_tokens (16 at least),
@@ -95,10 +96,20 @@ static uint64_t ring_bytes(const struct planner *planner, uint32_t slot_count)
     return pool_bytes(cenote_stream_ring_bytes(&options));
 }
 
+/* What the pools cost themselves; their quotas are what the run will give them. */
+static uint64_t books_bytes(const qwen_plan *plan)
+{
+    uint64_t books = cenote_pool_overhead_bytes(qwen_plan_parameters_quota(plan)) +
+                     cenote_pool_overhead_bytes(plan->kv_bytes) +
+                     cenote_pool_overhead_bytes(qwen_plan_activations_quota(plan));
+    return plan->image_bytes > 0 ? books + cenote_pool_overhead_bytes(plan->image_bytes) : books;
+}
+
 static uint64_t total_bytes(const qwen_plan *plan)
 {
-    return plan->process_bytes + plan->tables_bytes + plan->weights_bytes + plan->scratch_bytes +
-           plan->staging_bytes + plan->kv_bytes + plan->image_bytes + plan->activation_bytes;
+    return plan->process_bytes + plan->books_bytes + plan->tables_bytes + plan->weights_bytes +
+           plan->scratch_bytes + plan->staging_bytes + plan->kv_bytes + plan->image_bytes +
+           plan->activation_bytes;
 }
 
 /* Everything that follows from a choice. @return the sum. */
@@ -116,6 +127,7 @@ static uint64_t fill(const struct planner *planner, struct choice choice, qwen_p
     plan->staging_bytes = ring_bytes(planner, choice.slot_count);
     plan->activation_bytes = max_u64(plan->vision_bytes + plan->decode_image_bytes,
                                      max_u64(plan->prefill_bytes, plan->token_bytes));
+    plan->books_bytes = books_bytes(plan);
     plan->max_tokens = choice.max_tokens;
     plan->slot_count = choice.slot_count;
     plan->prefill_chunk_tokens = choice.chunk_tokens;
@@ -303,9 +315,9 @@ void qwen_plan_explain(const qwen_plan *plan, const qwen_shape *shape, char *tex
         snprintf(text, text_bytes,
                  "needs at least %llu MiB: %llu process, %llu tokenizer and tables, %llu staging, "
                  "%llu KV for %llu tokens, %llu small weights and scratch, %llu %s",
-                 mib(plan->smallest_bytes), mib(plan->process_bytes), mib(plan->tables_bytes),
-                 mib(plan->staging_bytes), mib(plan->kv_bytes),
-                 (unsigned long long)shape->prompt_tokens + plan->max_tokens,
+                 mib(plan->smallest_bytes), mib(plan->process_bytes),
+                 mib(plan->tables_bytes + plan->books_bytes), mib(plan->staging_bytes),
+                 mib(plan->kv_bytes), (unsigned long long)shape->prompt_tokens + plan->max_tokens,
                  mib(plan->weights_bytes + plan->scratch_bytes), mib(phase), phase_name);
     if (pictures > 0 && used > 0 && (size_t)used < text_bytes)
         snprintf(text + used, text_bytes - (size_t)used, ", %llu image features", mib(pictures));

@@ -102,6 +102,7 @@ typedef struct qwen_plan {
     /* where the bytes go; they add up to at most limit_bytes when fits */
     uint64_t process_bytes;
     uint64_t tables_bytes;  /**< tokenizer, extent table, configuration */
+    uint64_t books_bytes;   /**< book-keeping of the pools */
     uint64_t weights_bytes; /**< norms, biases and other small tensors kept resident */
     uint64_t staging_bytes;
     uint64_t kv_bytes;
