@@ -198,6 +198,35 @@ static void test_real_file(void **state)
     assert_int_equal(stat.size_bytes, 60);
 }
 
+static int collect_name(void *context, const char *name)
+{
+    char *names = context;
+    strcat(strcat(names, name), " ");
+    return strcmp(name, "stop") == 0;
+}
+
+static void test_folder(void **state)
+{
+    struct rig *rig = *state;
+    const struct cn_os_ops *ops = rig->os->ops;
+    char names[256] = "";
+    assert_int_equal(cn_fake_file_add(rig->fake, "/no/dir/a", "", 0), 0);
+    assert_int_equal(cn_fake_file_add(rig->fake, "/no/dir/deep/b", "", 0), 0);
+    assert_int_equal(cn_fake_file_add(rig->fake, "/no/dir/stop", "", 0), 0);
+    assert_int_equal(cn_fake_file_add(rig->fake, "/no/dir/c", "", 0), 0);
+    assert_int_equal(ops->directory_each(rig->os, "/no/dir/", collect_name, names), 0);
+    assert_string_equal(names, "a stop ");
+    assert_int_equal(ops->directory_each(rig->os, "/no/such/dir", collect_name, names), -ENOENT);
+    cn_fake_fail(rig->fake, CN_FAKE_LIST, 1, EIO);
+    assert_int_equal(ops->directory_each(rig->os, "/no/dir", collect_name, names), -EIO);
+    char real[] = TEST_SCRATCH_DIR "/folder_XXXXXX";
+    assert_non_null(mkdtemp(real));
+    names[0] = '\0';
+    assert_int_equal(ops->directory_each(rig->os, real, collect_name, names), 0);
+    assert_string_equal(names, "");
+    rmdir(real);
+}
+
 static void test_orders(void **state)
 {
     struct rig *rig = *state;
@@ -261,6 +290,7 @@ int main(void)
         TEST(test_replaced_file),
         TEST(test_direct),
         TEST(test_real_file),
+        TEST(test_folder),
         TEST(test_orders),
         TEST(test_memory),
         TEST(test_clock),

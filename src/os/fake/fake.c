@@ -32,6 +32,7 @@ struct cn_fake *cn_fake_create(void)
         .file_stat = fake_file_stat,
         .file_pread = fake_file_pread,
         .file_drop_cache = fake_file_drop_cache,
+        .directory_each = fake_directory_each,
         .clock_ns = fake_clock_ns,
         .sleep_ns = fake_sleep_ns,
     };

@@ -33,6 +33,7 @@ enum cn_fake_call {
     CN_FAKE_OPEN,
     CN_FAKE_STAT,
     CN_FAKE_READ,
+    CN_FAKE_LIST,
     CN_FAKE_CALL_COUNT
 };
 
@@ -73,7 +74,8 @@ void cn_fake_direct_set(struct cn_fake *fake, enum cn_fake_direct direct);
 
 /* ---- files ---- */
 
-/* A copy of @p data under @p path; replaces the bytes of an earlier one, for later opens only.
+/* A copy of @p data under @p path, listed in that path's folder too; replaces the bytes of an
+ * earlier one, for later opens only.
  * @return 0 or -ENOMEM. */
 int cn_fake_file_add(struct cn_fake *fake, const char *path, const void *data, size_t size_bytes);
 /* Now, for open descriptors too: the file ends at @p size_bytes; its mtime moves. */

@@ -69,5 +69,6 @@ void fake_file_close(struct cn_os *os, int fd);
 int fake_file_stat(struct cn_os *os, int fd, struct cn_os_file_stat *out_stat);
 int64_t fake_file_pread(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset);
 void fake_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
+int fake_directory_each(struct cn_os *os, const char *path, cn_os_name_fn visit, void *context);
 
 #endif

@@ -202,6 +202,47 @@ void fake_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t si
     pthread_mutex_unlock(&fake->lock);
 }
 
+/* ---- folders ---- */
+
+/* The name of an added file that lies in the folder itself, else NULL. */
+static const char *name_in(const struct fake_file *file, const char *folder)
+{
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    if (file->replaced || file->data == NULL || strncmp(file->path, folder, length) != 0 ||
+        file->path[length] != '/')
+        return NULL;
+    const char *name = file->path + length + 1;
+    return strchr(name, '/') == NULL ? name : NULL;
+}
+
+/* Added files come first, then what a real folder of that name holds. */
+int fake_directory_each(struct cn_os *os, const char *path, cn_os_name_fn visit, void *context)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    bool added = false;
+    pthread_mutex_lock(&fake->lock);
+    int error = fake_call(fake, CN_FAKE_LIST);
+    unsigned file_count = fake->file_count;
+    pthread_mutex_unlock(&fake->lock);
+    if (error != 0)
+        return -error;
+    /* Files are never removed, and the lock cannot be held while a stranger's code runs. */
+    for (unsigned i = 0; i < file_count; i++) {
+        pthread_mutex_lock(&fake->lock);
+        const char *name = name_in(fake->files[i], path);
+        pthread_mutex_unlock(&fake->lock);
+        if (name == NULL)
+            continue;
+        added = true;
+        if (visit(context, name) != 0)
+            return 0;
+    }
+    error = cn_linux_directory_each(NULL, path, visit, context);
+    return added && error == -ENOENT ? 0 : error;
+}
+
 /* ---- reading ---- */
 
 /* What one read is going to do. */
