@@ -1,0 +1,501 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A pool's promises one by one: what it charges, refuses, gives back, and what the kernel says
+ * about all that. */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <cenote/hardware.h>
+#include <cenote/pool.h>
+
+#include "base/poison.h"
+#include "os/fake/fake.h"
+#include "pool/budget.h"
+
+#define KIB     UINT64_C(1024)
+#define MIB     (KIB * KIB)
+#define GRANULE ((uint64_t)CENOTE_GRANULE_BYTES)
+#define PROCESS MIB
+#define LIMIT   (64 * MIB)
+
+struct rig {
+    struct cn_fake *fake;
+    cenote_budget *budget;
+};
+
+static int rig_up(void **state)
+{
+    struct rig *rig = calloc(1, sizeof *rig);
+    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
+    rig->fake = cn_fake_create();
+    options.os = cn_fake_os(rig->fake);
+    options.limit_bytes = LIMIT;
+    options.process_bytes = PROCESS;
+    assert_int_equal(cenote_budget_create(&options, &rig->budget, NULL), CENOTE_OK);
+    *state = rig;
+    return 0;
+}
+
+static uint64_t charged(const struct rig *rig)
+{
+    cenote_budget_stats stats;
+    cenote_budget_stats_get(rig->budget, &stats);
+    return stats.charged_bytes - PROCESS;
+}
+
+static int rig_down(void **state)
+{
+    struct rig *rig = *state;
+    struct cn_fake_books books = cn_fake_books_get(rig->fake);
+    assert_int_equal(books.reservations, 0);
+    assert_int_equal(books.committed_bytes, 0);
+    assert_int_equal(books.misuse_count, 0);
+    assert_int_equal(charged(rig), 0);
+    cenote_budget_destroy(rig->budget);
+    cn_fake_destroy(rig->fake);
+    free(rig);
+    return 0;
+}
+
+static cenote_pool *make(const struct rig *rig, cenote_class class_id, uint64_t quota_bytes)
+{
+    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+    cenote_pool *pool = NULL;
+    options.class_id = class_id;
+    options.quota_bytes = quota_bytes;
+    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
+    return pool;
+}
+
+static void *alloc(cenote_pool *pool, uint64_t size_bytes)
+{
+    void *data = NULL;
+    cenote_error err = {0};
+    if (cenote_pool_alloc(pool, size_bytes, &data, &err) != CENOTE_OK)
+        fail_msg("%s", err.message);
+    assert_null(cenote_pool_check(pool));
+    return data;
+}
+
+static cenote_pool_stats stats_of(const cenote_pool *pool)
+{
+    cenote_pool_stats stats;
+    cenote_pool_stats_get(pool, &stats);
+    return stats;
+}
+
+/* ---- charges ---- */
+
+static void test_overhead_is_exact(void **state)
+{
+    struct rig *rig = *state;
+    static const uint64_t quotas[] = {1, GRANULE, 2 * MIB, 100 * MIB, 3 * KIB * MIB + 1};
+    for (unsigned i = 0; i < 5; i++) {
+        cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, quotas[i]);
+        assert_int_equal(charged(rig), cenote_pool_overhead_bytes(quotas[i]));
+        assert_int_equal(cenote_pool_destroy(pool), 0);
+        assert_int_equal(charged(rig), 0);
+    }
+    assert_true(cenote_pool_overhead_bytes(0) == UINT64_MAX);
+    assert_true(cenote_pool_overhead_bytes(UINT64_MAX) == UINT64_MAX);
+    /* Without a quota: the limit's. */
+    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    assert_int_equal(charged(rig), cenote_pool_overhead_bytes(LIMIT));
+    assert_int_equal(stats_of(pool).quota_bytes, LIMIT);
+    (void)cenote_pool_destroy(pool);
+}
+
+static void test_charges_add_up(void **state)
+{
+    struct rig *rig = *state;
+    static const uint64_t sizes[] = {1, GRANULE, GRANULE + 1, 3 * MIB, 100, 7 * MIB - 1, MIB};
+    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 0);
+    uint64_t expected = charged(rig);
+    void *data[7];
+    for (unsigned i = 0; i < 7; i++) {
+        data[i] = alloc(pool, sizes[i]);
+        expected += cenote_pool_charge_bytes(sizes[i]);
+        assert_int_equal(charged(rig), expected);
+    }
+    /* Freed memory stays, and costs nothing when it is used again. */
+    cenote_pool_free(pool, data[3]);
+    assert_int_equal(charged(rig), expected);
+    assert_ptr_equal(alloc(pool, 3 * MIB), data[3]);
+    assert_int_equal(charged(rig), expected);
+    assert_int_equal(cenote_pool_destroy(pool), 7);
+    assert_int_equal(cenote_pool_charge_bytes(0), 0);
+    assert_int_equal(cenote_pool_charge_bytes(1), GRANULE + 128);
+    assert_true(cenote_pool_charge_bytes(UINT64_MAX) == UINT64_MAX);
+}
+
+/* Holes that trimming leaves: a page table page for each 2 MiB is charged, not its share alone. */
+static void test_sparse_memory_pays_its_page_tables(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    uint64_t before = charged(rig);
+    void *small[8], *large[8];
+    for (unsigned i = 0; i < 8; i++) {
+        small[i] = alloc(pool, 1);
+        large[i] = alloc(pool, 2 * MIB - GRANULE);
+    }
+    for (unsigned i = 0; i < 8; i++)
+        cenote_pool_free(pool, large[i]);
+    assert_int_equal(cenote_pool_trim(pool) > 0, 1);
+    assert_null(cenote_pool_check(pool));
+    assert_int_equal(charged(rig) - before, 8 * GRANULE + 7 * 4096);
+    for (unsigned i = 0; i < 8; i++)
+        cenote_pool_free(pool, small[i]);
+    assert_int_equal(cenote_pool_trim(pool), 8 * GRANULE + 7 * 4096);
+    assert_int_equal(charged(rig), before);
+    assert_int_equal(cenote_pool_trim(pool), 0);
+    (void)cenote_pool_destroy(pool);
+}
+
+/* ---- refusals ---- */
+
+static void test_bad_arguments(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *pool = NULL;
+    cenote_error err;
+    void *data = NULL;
+    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+    options.version = 7;
+    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, &err), CENOTE_E_VERSION);
+    options.version = CENOTE_POOL_OPTIONS_VERSION;
+    options.class_id = CENOTE_CLASS_COUNT;
+    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, &err), CENOTE_E_INVAL);
+    options.class_id = CENOTE_CLASS_GENERAL;
+    options.quota_bytes = UINT64_MAX;
+    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, &err), CENOTE_E_INVAL);
+    options.quota_bytes = UINT64_C(1) << 46; /* its book-keeping alone is more than the budget */
+    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, &err), CENOTE_E_BUDGET);
+    assert_null(pool);
+    pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    assert_int_equal(cenote_pool_alloc(pool, 0, &data, &err), CENOTE_E_INVAL);
+    assert_int_equal(cenote_pool_alloc(pool, UINT64_MAX, &data, &err), CENOTE_E_BUDGET);
+    assert_null(data);
+    cenote_pool_free(pool, NULL);
+    (void)cenote_pool_destroy(pool);
+    assert_int_equal(cenote_pool_destroy(NULL), 0);
+}
+
+static void test_quota(void **state)
+{
+    struct rig *rig = *state;
+    cenote_error err = {0};
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 10 * GRANULE);
+    void *data = NULL, *blocks[10];
+    for (unsigned i = 0; i < 10; i++)
+        blocks[i] = alloc(pool, GRANULE);
+    assert_int_equal(cenote_pool_alloc(pool, 1, &data, &err), CENOTE_E_BUDGET);
+    static const char *const words[] = {"kv_cache", " 1 bytes", "655360", "largest hole"};
+    for (unsigned i = 0; i < 4; i++)
+        assert_non_null(strstr(err.message, words[i]));
+    /* Every second one freed: no hole of 5 granules below the quota, but address space enough. The
+     * idle granules make way, for they count against the quota as well. */
+    for (unsigned i = 0; i < 10; i += 2)
+        cenote_pool_free(pool, blocks[i]);
+    data = alloc(pool, 5 * GRANULE);
+    memset(data, 1, 5 * GRANULE);
+    assert_int_equal(stats_of(pool).committed_bytes, 10 * GRANULE);
+    assert_int_equal(cenote_pool_destroy(pool), 6);
+}
+
+static void test_budget_refusal(void **state)
+{
+    struct rig *rig = *state;
+    cenote_error err = {0};
+    cenote_pool *pool = make(rig, CENOTE_CLASS_PARAMETERS, 0);
+    void *block = alloc(pool, 40 * MIB), *data = NULL;
+    uint64_t before = charged(rig);
+    assert_int_equal(cenote_pool_alloc(pool, 23 * MIB, &data, &err), CENOTE_E_BUDGET);
+    char left[32], need[32];
+    snprintf(left, sizeof left, "%llu are left", (unsigned long long)(LIMIT - PROCESS - before));
+    snprintf(need, sizeof need, "needs %llu bytes",
+             (unsigned long long)cenote_pool_charge_bytes(23 * MIB));
+    const char *const words[] = {"parameters", left, need, "67108864", "largest hole"};
+    for (unsigned i = 0; i < 5; i++)
+        if (strstr(err.message, words[i]) == NULL)
+            fail_msg("no `%s` in `%s`", words[i], err.message);
+    assert_null(data);
+    assert_int_equal(charged(rig), before);
+    cenote_pool_free(pool, block);
+    (void)cenote_pool_destroy(pool);
+}
+
+/* What one pool has idle, another can have. */
+static void test_pools_share_idle_memory(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *a = make(rig, CENOTE_CLASS_ACTIVATIONS, 0);
+    cenote_pool *b = make(rig, CENOTE_CLASS_IMAGE_FEATURES, 0);
+    void *big = alloc(a, 50 * MIB), *mark = alloc(a, 1);
+    memset(mark, 7, 1);
+    cenote_pool_free(a, big);
+    assert_int_equal(stats_of(a).committed_bytes, 50 * MIB + GRANULE);
+    /* 20 MiB: about 8 more than is left. Whole chunks come from a's high end, and not all. */
+    void *other = alloc(b, 20 * MIB);
+    assert_null(cenote_pool_check(a));
+    assert_in_range(stats_of(a).committed_bytes, 38 * MIB, 44 * MIB);
+    assert_int_equal(*(char *)mark, 7);
+    /* Its own idle memory counts as well: b gives up what it has to grow elsewhere. */
+    cenote_pool_free(b, other);
+    other = alloc(b, 61 * MIB);
+    assert_in_range(stats_of(a).committed_bytes, GRANULE, 2 * MIB - 1);
+    cenote_pool_free(b, other);
+    /* The budget's own charges and a lower limit take idle memory too. */
+    assert_int_equal(cenote_budget_charge(rig->budget, 30 * MIB, "decoder", NULL), CENOTE_OK);
+    assert_int_equal(cenote_budget_limit_set(rig->budget, 33 * MIB, NULL), CENOTE_OK);
+    assert_int_equal(cenote_budget_limit_set(rig->budget, 30 * MIB, NULL), CENOTE_E_BUDGET);
+    cenote_budget_uncharge(rig->budget, 30 * MIB);
+    assert_int_equal(cenote_pool_destroy(a), 1);
+    assert_int_equal(cenote_pool_destroy(b), 0);
+}
+
+/* Every reserve and commit refused once, over a life that reuses, grows and trims. */
+static void test_fault_sweep(void **state)
+{
+    struct rig *rig = *state;
+    unsigned refused = 0;
+    for (unsigned nth = 1;; nth++) {
+        cn_fake_fail(rig->fake, CN_FAKE_MEMORY, nth, ENOMEM);
+        cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+        cenote_pool *pool = NULL;
+        cenote_error err = {0};
+        void *a = NULL, *b = NULL, *c = NULL;
+        cenote_status status = cenote_pool_create(rig->budget, &options, &pool, &err);
+        if (status == CENOTE_OK)
+            status = cenote_pool_alloc(pool, 3 * MIB, &a, &err);
+        if (status == CENOTE_OK)
+            status = cenote_pool_alloc(pool, MIB, &b, &err);
+        if (pool != NULL) {
+            cenote_pool_free(pool, a);
+            a = NULL;
+        }
+        /* Half of it is idle, the other half is new, behind b: two parts to commit. */
+        if (status == CENOTE_OK) {
+            (void)cenote_pool_trim(pool);
+            status = cenote_pool_alloc(pool, GRANULE, &c, &err);
+        }
+        if (status == CENOTE_OK) {
+            cenote_pool_free(pool, c);
+            status = cenote_pool_alloc(pool, 2 * MIB, &a, &err);
+        }
+        if (pool != NULL)
+            assert_null(cenote_pool_check(pool));
+        if (status != CENOTE_OK) {
+            assert_int_equal(status, CENOTE_E_NOMEM);
+            assert_non_null(strstr(err.message, "Cannot allocate memory"));
+            refused++;
+        }
+        assert_int_equal(cenote_pool_destroy(pool), (a != NULL) + (b != NULL));
+        assert_int_equal(charged(rig), 0);
+        assert_int_equal(cn_fake_books_get(rig->fake).committed_bytes, 0);
+        if (status == CENOTE_OK)
+            break;
+    }
+    assert_int_equal(refused, 7);
+}
+
+static void test_statistics(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *pool = make(rig, CENOTE_CLASS_TEXT_EMBEDDINGS, 8 * MIB);
+    void *a = alloc(pool, 100), *b = alloc(pool, GRANULE + 1);
+    cenote_pool_free(pool, a);
+    cenote_pool_stats stats = stats_of(pool);
+    assert_int_equal(stats.class_id, CENOTE_CLASS_TEXT_EMBEDDINGS);
+    assert_int_equal(stats.quota_bytes, 8 * MIB);
+    assert_int_equal(stats.requested_bytes, GRANULE + 1);
+    assert_int_equal(stats.used_bytes, 2 * GRANULE);
+    assert_int_equal(stats.used_peak_bytes, 3 * GRANULE);
+    assert_int_equal(stats.committed_bytes, 3 * GRANULE);
+    assert_int_equal(stats.committed_peak_bytes, 3 * GRANULE);
+    assert_int_equal(stats.block_count, 1);
+    assert_int_equal(stats.alloc_count, 2);
+    assert_int_equal(stats.largest_hole_bytes, 16 * MIB - 3 * GRANULE);
+    cenote_pool_free(pool, b);
+    (void)cenote_pool_destroy(pool);
+    assert_string_equal(cenote_class_text(CENOTE_CLASS_TEXT_EMBEDDINGS), "text_embeddings");
+    assert_string_equal(cenote_class_text((cenote_class)99), "unknown class");
+}
+
+/* ---- bugs of the caller ---- */
+
+/* Runs @p fn in a child. @return true when it died of a signal or a sanitizer's report. */
+static bool dies(void (*fn)(const struct rig *), const struct rig *rig)
+{
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (freopen("/dev/null", "w", stderr) == NULL)
+            _exit(0);
+        signal(SIGABRT, SIG_DFL);
+        signal(SIGSEGV, SIG_DFL);
+        fn(rig);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void free_twice(const struct rig *rig)
+{
+    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    void *data = alloc(pool, 1);
+    cenote_pool_free(pool, data);
+    cenote_pool_free(pool, data);
+}
+
+static void free_inside(const struct rig *rig)
+{
+    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool_free(pool, (char *)alloc(pool, 2 * GRANULE) + GRANULE);
+}
+
+static void free_stranger(const struct rig *rig)
+{
+    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    static char stranger;
+    cenote_pool_free(pool, &stranger);
+}
+
+static void read_freed(const struct rig *rig)
+{
+    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    volatile char *data = alloc(pool, GRANULE);
+    cenote_pool_free(pool, (void *)(uintptr_t)data);
+    (void)data[5];
+}
+
+static void read_trimmed(const struct rig *rig)
+{
+    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    volatile char *data = alloc(pool, GRANULE);
+    cenote_pool_free(pool, (void *)(uintptr_t)data);
+    (void)cenote_pool_trim(pool);
+    (void)data[5];
+}
+
+static void write_past_the_end(const struct rig *rig)
+{
+    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    volatile char *data = alloc(pool, 100);
+    data[104] = 1;
+}
+
+static void test_bugs_are_caught(void **state)
+{
+    struct rig *rig = *state;
+#ifndef NDEBUG
+    assert_true(dies(free_twice, rig));
+    assert_true(dies(free_inside, rig));
+    assert_true(dies(free_stranger, rig));
+#else
+    (void)free_twice, (void)free_inside, (void)free_stranger;
+#endif
+    assert_true(dies(read_trimmed, rig));
+#ifdef CN_ASAN
+    assert_true(dies(read_freed, rig));
+    assert_true(dies(write_past_the_end, rig));
+#else
+    assert_false(dies(read_freed, rig));
+    assert_false(dies(write_past_the_end, rig));
+#endif
+}
+
+/* ---- the kernel's view ---- */
+
+static uint64_t held_bytes(void)
+{
+    cenote_process_memory memory;
+    assert_int_equal(cenote_process_memory_get(&memory, NULL), CENOTE_OK);
+    return memory.resident_bytes + memory.page_table_bytes;
+}
+
+/* The kernel's counters lag by some pages per CPU. */
+#define LAG_BYTES (MIB / 2)
+
+/* Grows a pool by blocks of @p block_bytes, in holes and out of them, and compares with the kernel:
+ * what the process holds grows by no more than what is charged. */
+static void check_resident(uint64_t block_bytes, unsigned count)
+{
+    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
+    cenote_budget *budget;
+    options.limit_bytes = UINT64_C(1) << 40;
+    options.process_bytes = 1;
+    void **blocks = calloc(count, sizeof *blocks);
+    uint64_t start = held_bytes();
+    assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
+    struct rig rig = {NULL, budget};
+    cenote_pool *pool = make(&rig, CENOTE_CLASS_GENERAL, 256 * MIB);
+    cenote_budget_stats stats;
+    for (unsigned i = 0; i < count; i++) {
+        blocks[i] = alloc(pool, block_bytes);
+        memset(blocks[i], 1, block_bytes);
+    }
+    cenote_budget_stats_get(budget, &stats);
+    uint64_t full = held_bytes();
+    assert_true(full <= start + stats.charged_bytes + LAG_BYTES);
+    assert_true(full + LAG_BYTES >= start + count * block_bytes); /* it really was touched */
+
+    /* All but every 8th go, and are given back. */
+    for (unsigned i = 0; i < count; i++)
+        if (i % 8 != 0)
+            cenote_pool_free(pool, blocks[i]);
+    assert_true(held_bytes() + LAG_BYTES >= full);
+    uint64_t back = cenote_pool_trim(pool);
+    cenote_budget_stats_get(budget, &stats);
+    uint64_t sparse = held_bytes();
+    assert_true(sparse <= full - back + LAG_BYTES);
+    assert_true(sparse <= start + stats.charged_bytes + LAG_BYTES);
+    assert_int_equal(cenote_pool_destroy(pool), (count + 7) / 8);
+    assert_true(held_bytes() <= start + LAG_BYTES);
+    cenote_budget_destroy(budget);
+    free(blocks);
+}
+
+static void test_resident_memory(void **state)
+{
+    (void)state;
+#if defined(CN_ASAN) || defined(__SANITIZE_THREAD__)
+    print_message("shadow memory hides the truth\n");
+    skip();
+#else
+    check_resident(GRANULE, 1024);
+    check_resident(3 * MIB + GRANULE, 20); /* huge pages inside, odd edges */
+    check_resident(512 * KIB, 128);
+#endif
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_overhead_is_exact),
+        TEST(test_charges_add_up),
+        TEST(test_sparse_memory_pays_its_page_tables),
+        TEST(test_bad_arguments),
+        TEST(test_quota),
+        TEST(test_budget_refusal),
+        TEST(test_pools_share_idle_memory),
+        TEST(test_fault_sweep),
+        TEST(test_statistics),
+        TEST(test_bugs_are_caught),
+        cmocka_unit_test(test_resident_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
