@@ -26,6 +26,12 @@
 #define PROCESS MIB
 #define LIMIT   (64 * MIB)
 
+#if defined(CN_ASAN) || defined(__SANITIZE_THREAD__)
+#define SHADOW_MEMORY true
+#else
+#define SHADOW_MEMORY false
+#endif
+
 struct rig {
     struct cn_fake *fake;
     cenote_budget *budget;
@@ -470,14 +476,13 @@ static void check_resident(uint64_t block_bytes, unsigned count)
 static void test_resident_memory(void **state)
 {
     (void)state;
-#if defined(CN_ASAN) || defined(__SANITIZE_THREAD__)
-    print_message("shadow memory hides the truth\n");
-    skip();
-#else
+    if (SHADOW_MEMORY) {
+        print_message("the sanitizer's shadow memory hides the truth\n");
+        skip();
+    }
     check_resident(GRANULE, 1024);
     check_resident(3 * MIB + GRANULE, 20); /* huge pages inside, odd edges */
     check_resident(512 * KIB, 128);
-#endif
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
