@@ -37,7 +37,8 @@ typedef struct qwen_image_info {
 
 /** Reads the header. Refuses (CENOTE_E_CORRUPT) what is neither PNG nor JPEG or is broken, and
  *  pictures of more than 2^28 pixels or 65,500 pixels a side (decompression bombs).
- *  Errors also: CENOTE_E_NOTFOUND, CENOTE_E_IO. */
+ *  Errors also: CENOTE_E_NOTFOUND, CENOTE_E_UNSUPPORTED, CENOTE_E_IO (also for what is not a
+ *  regular file), CENOTE_E_NOMEM. */
 CENOTE_MUST_CHECK cenote_status qwen_image_probe(const char *path, qwen_image_info *out_info,
                                                  cenote_error *err);
 
@@ -49,8 +50,10 @@ CENOTE_MUST_CHECK cenote_status qwen_image_load_bytes(const char *path, uint32_t
                                                       cenote_error *err);
 
 /** Decodes, turns (EXIF), converts to RGB (alpha dropped, as PIL's convert("RGB") does) and resizes
- * into @p rgb [out_height][out_width][3]. Errors: CENOTE_E_CORRUPT (truncated or broken data),
- * CENOTE_E_NOMEM. */
+ *  into @p rgb [out_height][out_width][3], which is filled row by row: on failure its contents are
+ *  undefined. Errors: CENOTE_E_CORRUPT (truncated or broken data), CENOTE_E_UNSUPPORTED (JPEG of 12
+ *  bits, lossless or of 2 components), CENOTE_E_NOMEM, CENOTE_E_IO, CENOTE_E_CHANGED,
+ *  CENOTE_E_INVAL (a side of 0 or above 2^20 asked for). */
 CENOTE_MUST_CHECK cenote_status qwen_image_load(const char *path, uint32_t out_height,
                                                 uint32_t out_width, uint8_t *rgb,
                                                 cenote_error *err);
