@@ -80,7 +80,9 @@ static cenote_status isa_resolve(qwen_isa asked, qwen_isa *out_isa, cenote_error
 
 static size_t scratch_bytes_per_thread(uint64_t k_max)
 {
-    return qwen_dense_scratch_bytes(k_max);
+    size_t dense_bytes = qwen_dense_scratch_bytes(k_max);
+    size_t attention_bytes = qwen_attention_scratch_bytes();
+    return dense_bytes > attention_bytes ? dense_bytes : attention_bytes;
 }
 
 size_t qwen_dense_scratch_bytes(uint64_t k_max)
