@@ -7,15 +7,10 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "dense_vector.h"
 #include "widen_impl.h"
 
 #define TILE_ROWS 12u
-#define INLINE    static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 static_assert(TILE_ROWS <= QWEN_GEMM_TILE_ROWS_MAX, "gemm.c has room for a tile's rows");
 

@@ -6,17 +6,23 @@
 #include "kernels_impl.h"
 
 /* A row's sum is kept in this many lanes; element k always goes to the same one. */
-#define QWEN_GEMV_LANES 64u
+#define QWEN_GEMV_LANES 16u
+/* Elements that a loop takes at once. */
+#define QWEN_GEMV_BLOCK 32u
+/* Rows that share a pass over x. */
+#define QWEN_GEMV_STREAMS 6u
+
+/* sums[r] = the dot product of x and the k weights at w + r * stream_bytes, for each of 1 to
+ * QWEN_GEMV_STREAMS rows. x lies in scratch in the order of lanes, padded with zeros to a multiple
+ * of QWEN_GEMV_BLOCK. */
+typedef void (*qwen_gemv_fn)(unsigned rows, const float *x, const unsigned char *w,
+                             size_t stream_bytes, uint64_t k, float *sums);
 
 typedef struct qwen_gemv_ops {
     /* x[0..count) to bf16 order: of each 32 elements the even ones, then the odd ones, for these
      * are what a shift and a mask make of a register of bf16 pairs. count is a multiple of 32. */
     void (*arrange)(const float *x, size_t count, float *out);
-    /* The dot product of k weights with x, which lies in scratch in the order of lanes, padded
-     * with zeros to a multiple of QWEN_GEMV_LANES. */
-    float (*dot_f32)(const float *x, const unsigned char *w, uint64_t k);
-    float (*dot_f16)(const float *x, const unsigned char *w, uint64_t k);
-    float (*dot_bf16)(const float *x, const unsigned char *w, uint64_t k);
+    qwen_gemv_fn dots_f32, dots_f16, dots_bf16;
 } qwen_gemv_ops;
 
 extern const qwen_gemv_ops qwen_gemv_portable;

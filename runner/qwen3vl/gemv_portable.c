@@ -14,46 +14,37 @@ static void arrange(const float *x, size_t count, float *out)
         }
 }
 
-/* Where the bf16 order puts place @p i of x from. */
-static inline uint64_t bf16_element(uint64_t i)
+/* The element of k that lies at place @p i of x. */
+static inline uint64_t element_at(cenote_dtype dtype, uint64_t i)
 {
-    return i / 32 * 32 + i % 16 * 2 + i % 32 / 16;
+    return dtype == CENOTE_DTYPE_BF16 ? i / 32 * 32 + i % 16 * 2 + i % 32 / 16 : i;
 }
 
-static float reduce(float lanes[QWEN_GEMV_LANES])
+static float dot(cenote_dtype dtype, const float *x, const unsigned char *w, uint64_t k)
 {
+    float lanes[QWEN_GEMV_LANES] = {0};
+    uint64_t padded = (k + QWEN_GEMV_BLOCK - 1) / QWEN_GEMV_BLOCK * QWEN_GEMV_BLOCK;
+    for (uint64_t i = 0; i < padded; i++) {
+        uint64_t element = element_at(dtype, i);
+        /* Past the end too: adding 0 turns a sum of -0 into +0, in registers as here. */
+        float weight = element < k ? qwen_widen_at(dtype, w, element) : 0.0f;
+        lanes[i % QWEN_GEMV_LANES] = fmaf(weight, x[i], lanes[i % QWEN_GEMV_LANES]);
+    }
     for (unsigned half = QWEN_GEMV_LANES / 2; half > 0; half /= 2)
         for (unsigned i = 0; i < half; i++)
             lanes[i] += lanes[i + half];
     return lanes[0];
 }
 
-static float dot(cenote_dtype dtype, const float *x, const unsigned char *w, uint64_t k)
-{
-    float lanes[QWEN_GEMV_LANES] = {0};
-    for (uint64_t base = 0; base < k; base += QWEN_GEMV_LANES)
-        for (unsigned i = 0; i < QWEN_GEMV_LANES; i++) {
-            uint64_t element = dtype == CENOTE_DTYPE_BF16 ? bf16_element(base + i) : base + i;
-            /* Past the end too: adding 0 turns a sum of -0 into +0, in registers as here. */
-            float weight = element < k ? qwen_widen_at(dtype, w, element) : 0.0f;
-            lanes[i] = fmaf(weight, x[base + i], lanes[i]);
-        }
-    return reduce(lanes);
-}
+#define DOTS(name, dtype)                                                                          \
+    static void name(unsigned rows, const float *x, const unsigned char *w, size_t stream_bytes,   \
+                     uint64_t k, float *sums)                                                      \
+    {                                                                                              \
+        for (unsigned r = 0; r < rows; r++)                                                        \
+            sums[r] = dot(dtype, x, w + r * stream_bytes, k);                                      \
+    }
+DOTS(dots_f32, CENOTE_DTYPE_F32)
+DOTS(dots_f16, CENOTE_DTYPE_F16)
+DOTS(dots_bf16, CENOTE_DTYPE_BF16)
 
-static float dot_f32(const float *x, const unsigned char *w, uint64_t k)
-{
-    return dot(CENOTE_DTYPE_F32, x, w, k);
-}
-
-static float dot_f16(const float *x, const unsigned char *w, uint64_t k)
-{
-    return dot(CENOTE_DTYPE_F16, x, w, k);
-}
-
-static float dot_bf16(const float *x, const unsigned char *w, uint64_t k)
-{
-    return dot(CENOTE_DTYPE_BF16, x, w, k);
-}
-
-const qwen_gemv_ops qwen_gemv_portable = {arrange, dot_f32, dot_f16, dot_bf16};
+const qwen_gemv_ops qwen_gemv_portable = {arrange, dots_f32, dots_f16, dots_bf16};
