@@ -118,6 +118,24 @@ static void reader_fini(struct reader *r)
     jpeg_destroy_decompress(&r->codec);
 }
 
+static void choose_colors(struct reader *r)
+{
+    struct jpeg_decompress_struct *d = &r->codec;
+    switch (d->num_components) {
+    case 1:
+        d->out_color_space = JCS_GRAYSCALE;
+        return;
+    case 3:
+        d->out_color_space = JCS_RGB;
+        return;
+    case 4:
+        d->out_color_space = JCS_CMYK;
+        return;
+    default:
+        fail(r, CENOTE_E_UNSUPPORTED, "neither 1, 3 nor 4 components");
+    }
+}
+
 /* Reads all up to the first scan. Call with the jump set. */
 static void reader_start(struct reader *r, FILE *stream)
 {
@@ -134,6 +152,7 @@ static void reader_start(struct reader *r, FILE *stream)
     jpeg_read_header(&r->codec, TRUE);
     if (r->codec.data_precision != 8)
         fail(r, CENOTE_E_UNSUPPORTED, "samples are not of 8 bits");
+    choose_colors(r);
 }
 
 static uint64_t round_up(uint64_t value, uint64_t unit)
@@ -199,31 +218,12 @@ static const uint8_t *to_rgb(struct reader *r)
     }
 }
 
-static void choose_colors(struct reader *r)
-{
-    struct jpeg_decompress_struct *d = &r->codec;
-    switch (d->num_components) {
-    case 1:
-        d->out_color_space = JCS_GRAYSCALE;
-        return;
-    case 3:
-        d->out_color_space = JCS_RGB;
-        return;
-    case 4:
-        d->out_color_space = JCS_CMYK;
-        return;
-    default:
-        fail(r, CENOTE_E_UNSUPPORTED, "neither 1, 3 nor 4 components");
-    }
-}
-
 /* Reads the pixels and the rest of the file. Call with the jump set. */
 static void reader_rows(struct reader *r, const qwen_picture *picture, qwen_resizer *resizer)
 {
     struct jpeg_decompress_struct *d = &r->codec;
     if (d->image_width != picture->width || d->image_height != picture->height)
         fail(r, CENOTE_E_CHANGED, "the header changed while the file was open");
-    choose_colors(r);
     d->mem->max_memory_to_use = (long)picture->decoder_bytes;
     r->samples = malloc((size_t)picture->width * 4);
     r->rgb = malloc((size_t)picture->width * 3);

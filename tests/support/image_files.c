@@ -94,7 +94,9 @@ void image_file_make_jpeg(const char *path, const image_jpeg_options *o)
     c.image_width = o->width;
     c.image_height = o->height;
     c.input_components = o->components;
-    c.in_color_space = o->components == 1 ? JCS_GRAYSCALE : o->components == 3 ? JCS_RGB : JCS_CMYK;
+    static const J_COLOR_SPACE spaces[] = {JCS_UNKNOWN, JCS_GRAYSCALE, JCS_UNKNOWN, JCS_RGB,
+                                           JCS_CMYK};
+    c.in_color_space = spaces[o->components];
     jpeg_set_defaults(&c);
     c.comp_info[0].h_samp_factor = o->h_samp;
     c.comp_info[0].v_samp_factor = o->v_samp;

@@ -25,7 +25,7 @@ void image_file_make_png(const char *path, const image_png_options *options);
 typedef struct image_jpeg_options {
     uint32_t width;
     uint32_t height;
-    int components; /* 1, 3 or 4 */
+    int components; /* 1 to 4 */
     int h_samp;     /* of the first component; the others have 1 */
     int v_samp;
     bool progressive;

@@ -76,7 +76,7 @@ def png(samples, depth, kind, before=(), after=(), interlaced=False):
 def exif(orientation, endian="<", kind="H"):
     value = struct.pack(endian + kind, orientation).ljust(4, b"\0")
     entries = struct.pack(endian + "HHI", 0x010F, 2, 4) + b"Abc\0"
-    entries += struct.pack(endian + "HHI", 0x0112, {"H": 3, "I": 4}[kind], 1) + value
+    entries += struct.pack(endian + "HHI", 0x0112, {"H": 3, "I": 4, "b": 6}[kind], 1) + value
     return ((b"II*\0" if endian == "<" else b"MM\0*") + struct.pack(endian + "IH", 8, 2) + entries
             + struct.pack(endian + "I", 0))
 
@@ -140,6 +140,7 @@ def pictures():
 
     small = picture(11, 7)
     yield "turn6.png", png(small, 8, 2, [chunk(b"eXIf", exif(6))])
+    yield "turn2_sbyte.png", png(small, 8, 2, [chunk(b"eXIf", exif(2, kind="b"))])
     yield "turn3_late.png", png(small, 8, 2, after=[chunk(b"eXIf", exif(3, ">"))])
     yield "turn8_xmp.png", png(small, 8, 2, [chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(8))])
     yield "turn5_interlaced.png", png(small, 8, 2, [chunk(b"eXIf", b"Exif\0\0" + exif(5))], interlaced=True)
