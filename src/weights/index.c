@@ -277,6 +277,8 @@ static const char *join(const char *folder, const char *name, struct cn_table *t
                         cenote_error *err)
 {
     size_t folder_length = strlen(folder);
+    while (folder_length > 0 && folder[folder_length - 1] == '/')
+        folder_length--; /* "model/" is how shells complete it */
     size_t name_length = strlen(name);
     char *path = cn_arena_alloc(table->text_arena, folder_length + name_length + 2, 1, err);
     if (path == NULL)
