@@ -437,6 +437,9 @@ static const struct {
      "duplicate key `weight_map`"},
     {"map empty", "{\"weight_map\":{}}", CENOTE_E_CORRUPT, "names no shard"},
     {"map array", "{\"weight_map\":[]}", CENOTE_E_CORRUPT, "`weight_map` must be an object"},
+    {"not JSON", "{\"weight_map\":{\"a\" \"b\"}}", CENOTE_E_CORRUPT, "does not parse"},
+    {"other keys", "{\"x\":{\"y\":[1,[2]]},\"z\":null,\"weight_map\":{}}", CENOTE_E_CORRUPT,
+     "names no shard"},
     {"shard number", "{\"weight_map\":{\"a\":1}}", CENOTE_E_CORRUPT, "must be a string"},
     {"shard object", "{\"weight_map\":{\"a\":{}}}", CENOTE_E_CORRUPT, "must be a string"},
     {"parent folder", "{\"weight_map\":{\"a\":\"../x.safetensors\"}}", CENOTE_E_CORRUPT,
@@ -467,11 +470,31 @@ static void test_hostile_indexes(void **state)
 {
     write_in(ONE, shard_one, 2);
     write_in(TWO, shard_two, 1);
+    size_t length;
+    char *text = repeat("{\"weight_map\":{\"", 'n', 1025, "\":\"" ONE "\"}}", &length);
+    write_index(text);
+    free(text);
+    refuse(*state, folder, CENOTE_E_CORRUPT, "name of 1025 bytes is over the limit of 1024");
     for (size_t i = 0; i < sizeof hostile_indexes / sizeof hostile_indexes[0]; i++) {
         write_index(hostile_indexes[i].index);
         print_message("%s\n", hostile_indexes[i].label);
         refuse(*state, folder, hostile_indexes[i].status, hostile_indexes[i].words);
     }
+}
+
+static void test_too_many_shards(void **state)
+{
+    char *text = NULL;
+    size_t length = 0;
+    FILE *out = open_memstream(&text, &length);
+    fprintf(out, "{\"weight_map\":{");
+    for (unsigned i = 0; i < 961; i++)
+        fprintf(out, "%s\"t%u\":\"%u.safetensors\"", i == 0 ? "" : ",", i, i);
+    fprintf(out, "}}");
+    fclose(out);
+    write_index(text);
+    free(text);
+    refuse(*state, folder, CENOTE_E_CORRUPT, "more shards than the limit of 960");
 }
 
 #define GOOD_INDEX                                                                                 \
@@ -588,14 +611,23 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_hostile_headers),         TEST(test_message_names_the_file),
-        TEST(test_header_length),           TEST(test_limits),
-        TEST(test_budget_bounds_the_table), TEST(test_odd_headers),
-        TEST(test_table_contents),          TEST(test_header_in_pieces),
-        TEST(test_hostile_indexes),         TEST(test_shards),
-        TEST(test_shards_behind_links),     TEST(test_same_name_in_two_shards),
-        TEST(test_folder_without_index),    TEST(test_paths),
-        TEST(test_long_names_in_messages),  TEST(test_cost_of_a_table),
+        TEST(test_hostile_headers),
+        TEST(test_message_names_the_file),
+        TEST(test_header_length),
+        TEST(test_limits),
+        TEST(test_budget_bounds_the_table),
+        TEST(test_odd_headers),
+        TEST(test_table_contents),
+        TEST(test_header_in_pieces),
+        TEST(test_hostile_indexes),
+        TEST(test_too_many_shards),
+        TEST(test_shards),
+        TEST(test_shards_behind_links),
+        TEST(test_same_name_in_two_shards),
+        TEST(test_folder_without_index),
+        TEST(test_paths),
+        TEST(test_long_names_in_messages),
+        TEST(test_cost_of_a_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
