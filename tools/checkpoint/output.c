@@ -102,7 +102,7 @@ int ckpt_output_open(const char *target, uint64_t size_bytes, uint64_t keep_free
     if (target_check(target) != 0)
         return -1;
     if (!mkdtemp(output.partial))
-        return ckpt_fail("%s: %s", output.partial, strerror(errno));
+        return ckpt_fail("%s: no directory can be made there: %s", target, strerror(errno));
     /* mkdtemp makes it private; the finished directory is like any other. */
     mode_t mask = umask(0);
     umask(mask);
