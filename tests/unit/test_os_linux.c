@@ -18,18 +18,12 @@
 
 #include <cenote/hardware.h>
 
-#include "base/poison.h"
 #include "os/os.h"
+#include "shadow.h"
 
 #define GRANULE   ((size_t)65536)
 #define HUGE_PAGE ((size_t)2 << 20)
 #define PAGE      4096u
-
-#if defined(CN_ASAN) || defined(__SANITIZE_THREAD__)
-#define SHADOW_MEMORY true
-#else
-#define SHADOW_MEMORY false
-#endif
 
 static struct cn_os *os;
 

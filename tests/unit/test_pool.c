@@ -16,21 +16,15 @@
 #include <cenote/hardware.h>
 #include <cenote/pool.h>
 
-#include "base/poison.h"
 #include "os/fake/fake.h"
 #include "pool/budget.h"
+#include "shadow.h"
 
 #define KIB     UINT64_C(1024)
 #define MIB     (KIB * KIB)
 #define GRANULE ((uint64_t)CENOTE_GRANULE_BYTES)
 #define PROCESS MIB
 #define LIMIT   (64 * MIB)
-
-#if defined(CN_ASAN) || defined(__SANITIZE_THREAD__)
-#define SHADOW_MEMORY true
-#else
-#define SHADOW_MEMORY false
-#endif
 
 struct rig {
     struct cn_fake *fake;
