@@ -110,18 +110,21 @@ static void test_limit_moves(void **state)
     cenote_budget_destroy(budget);
 }
 
-/* A client that holds something idle. */
+/* A client that holds something idle, and gives it back in lumps as pools do. */
 struct hoarder {
     struct cn_budget_client client;
     cenote_budget *budget;
     uint64_t idle_bytes;
     unsigned asked;
 };
+#define LUMP 150u
 
 static uint64_t hoarder_trim(struct cn_budget_client *client, uint64_t want_bytes)
 {
     struct hoarder *hoarder = (struct hoarder *)client;
-    uint64_t back = want_bytes < hoarder->idle_bytes ? want_bytes : hoarder->idle_bytes;
+    uint64_t back = (want_bytes + LUMP - 1) / LUMP * LUMP;
+    if (back > hoarder->idle_bytes)
+        back = hoarder->idle_bytes;
     hoarder->idle_bytes -= back;
     hoarder->asked++;
     cenote_budget_uncharge(hoarder->budget, back);
@@ -141,15 +144,19 @@ static void test_room_is_made_as_needed(void **state)
     /* 300 are left: 250 fit without asking anybody. */
     assert_int_equal(cenote_budget_charge(budget, 250, "fits", NULL), CENOTE_OK);
     assert_int_equal(hoarders[0].asked + hoarders[1].asked + hoarders[2].asked, 0);
-    /* 50 are left: 300 more take 250 of the 600 idle ones, no more. */
+    /* 50 are left: 300 more take 200 of the last client, a lump of the one before, and leave the
+     * first in peace. */
     assert_int_equal(cenote_budget_charge(budget, 300, "needs room", NULL), CENOTE_OK);
-    assert_int_equal(stats_of(budget).charged_bytes, 1000);
-    assert_int_equal(hoarders[0].idle_bytes + hoarders[1].idle_bytes + hoarders[2].idle_bytes, 350);
-    /* A lower limit takes from them too, and a limit that does not fit leaves the old one. */
-    assert_int_equal(cenote_budget_limit_set(budget, 900, NULL), CENOTE_OK);
     assert_int_equal(stats_of(budget).charged_bytes, 900);
+    assert_int_equal(hoarders[2].idle_bytes, 0);
+    assert_int_equal(hoarders[1].idle_bytes, 50);
+    assert_int_equal(hoarders[0].asked, 0);
+    /* A lower limit takes from them too, and a limit that does not fit leaves the old one. */
+    assert_int_equal(cenote_budget_limit_set(budget, 850, NULL), CENOTE_OK);
+    assert_int_equal(stats_of(budget).charged_bytes, 850);
+    assert_int_equal(hoarders[0].asked, 0);
     assert_int_equal(cenote_budget_limit_set(budget, 600, NULL), CENOTE_E_BUDGET);
-    assert_int_equal(stats_of(budget).limit_bytes, 900);
+    assert_int_equal(stats_of(budget).limit_bytes, 850);
     assert_int_equal(stats_of(budget).charged_bytes, 650);
     assert_int_equal(stats_of(budget).refused_count, 0);
     cn_budget_unregister(budget, &hoarders[1].client);

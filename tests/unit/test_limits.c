@@ -85,6 +85,15 @@ static void test_outside_the_mount(void **state)
     assert_int_equal(limits.memory_headroom_bytes, 0);
 }
 
+/* Inside of a cgroup namespace the mount's top is the container's own directory. */
+static void test_limit_at_the_top(void **state)
+{
+    (void)state;
+    struct cn_cgroup_limits limits = limits_of(TREE("namespace"));
+    assert_int_equal(limits.memory_limit_bytes, 256 * MIB);
+    assert_int_equal(limits.memory_headroom_bytes, 200 * MIB);
+}
+
 static void test_machine_memory(void **state)
 {
     (void)state;
@@ -179,6 +188,7 @@ int main(void)
         cmocka_unit_test(test_hybrid),
         cmocka_unit_test(test_nothing_binds),
         cmocka_unit_test(test_outside_the_mount),
+        cmocka_unit_test(test_limit_at_the_top),
         cmocka_unit_test(test_machine_memory),
         cmocka_unit_test(test_process_memory),
         cmocka_unit_test(test_missing_files_and_fields),

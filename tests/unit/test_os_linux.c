@@ -121,6 +121,35 @@ static void test_decommit_frees_page_tables(void **state)
     os->ops->memory_release(os, base, size);
 }
 
+/* Commits every second granule until the kernel has no more mappings for this process. Then
+ * decommitting the middle of a mapping cannot split it: the pages go back all the same. */
+static void test_out_of_mappings(void **state)
+{
+    (void)state;
+    if (SHADOW_MEMORY) {
+        print_message("a sanitizer needs mappings of its own\n");
+        skip();
+    }
+    size_t size = (size_t)16 << 30;
+    char *base = reserve(size);
+    assert_int_equal(os->ops->memory_commit(os, base, 3 * GRANULE, false), 0);
+    memset(base, 1, 3 * GRANULE);
+    int error = 0;
+    for (size_t at = 4 * GRANULE; at < size && error == 0; at += 2 * GRANULE)
+        error = os->ops->memory_commit(os, base + at, GRANULE, false);
+    if (error == 0)
+        print_message("this kernel allows more mappings than the test makes\n");
+    else
+        assert_int_equal(error, -ENOMEM);
+    os->ops->memory_decommit(os, base + GRANULE, GRANULE);
+    size_t resident = resident_pages(base, HUGE_PAGE);
+    int first = base[0], last = base[3 * GRANULE - 1];
+    os->ops->memory_release(os, base, size);
+    assert_int_equal(resident, 2 * GRANULE / PAGE);
+    assert_int_equal(first, 1);
+    assert_int_equal(last, 1);
+}
+
 static void test_refused_reservations(void **state)
 {
     (void)state;
@@ -242,6 +271,7 @@ int main(void)
         cmocka_unit_test(test_commit_and_decommit),
         cmocka_unit_test(test_huge_commit),
         cmocka_unit_test(test_decommit_frees_page_tables),
+        cmocka_unit_test(test_out_of_mappings),
         cmocka_unit_test(test_refused_reservations),
         cmocka_unit_test_setup_teardown(test_file, make_file, remove_file),
         cmocka_unit_test_setup_teardown(test_file_direct, make_file, remove_file),

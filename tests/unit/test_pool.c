@@ -479,6 +479,39 @@ static void test_resident_memory(void **state)
     check_resident(512 * KIB, 128);
 }
 
+/* Chunks that empty piece by piece: the last piece must take the page table with it. */
+static void test_page_tables_go_with_the_last_piece(void **state)
+{
+    (void)state;
+    enum { COUNT = 128 };
+    cenote_process_memory before, after;
+    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
+    cenote_budget *budget;
+    void *blocks[COUNT];
+    if (SHADOW_MEMORY) {
+        print_message("the sanitizer's shadow memory hides the truth\n");
+        skip();
+    }
+    options.limit_bytes = UINT64_C(1) << 40;
+    options.process_bytes = 1;
+    assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
+    cenote_pool *pool = make(&(struct rig){NULL, budget}, CENOTE_CLASS_GENERAL, 256 * MIB);
+    assert_int_equal(cenote_process_memory_get(&before, NULL), CENOTE_OK);
+    for (unsigned i = 0; i < COUNT; i++) {
+        blocks[i] = alloc(pool, MIB);
+        *(char *)blocks[i] = 1;
+    }
+    for (unsigned odd = 0; odd < 2; odd++) {
+        for (unsigned i = odd; i < COUNT; i += 2)
+            cenote_pool_free(pool, blocks[i]);
+        (void)cenote_pool_trim(pool);
+    }
+    assert_int_equal(cenote_process_memory_get(&after, NULL), CENOTE_OK);
+    assert_true(after.page_table_bytes <= before.page_table_bytes + 16 * KIB);
+    assert_int_equal(cenote_pool_destroy(pool), 0);
+    cenote_budget_destroy(budget);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
 
 int main(void)
@@ -495,6 +528,7 @@ int main(void)
         TEST(test_statistics),
         TEST(test_bugs_are_caught),
         cmocka_unit_test(test_resident_memory),
+        cmocka_unit_test(test_page_tables_go_with_the_last_piece),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
