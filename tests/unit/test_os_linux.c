@@ -83,6 +83,47 @@ static void test_commit_and_decommit(void **state)
     assert_true(SHADOW_MEMORY || faults(base)); /* a sanitizer may map something there at once */
 }
 
+/* Does the mapping at the address carry the advice for huge pages? */
+static bool huge_advised(const char *address)
+{
+    char line[512];
+    bool inside = false, advised = false;
+    unsigned long first, end;
+    FILE *file = fopen("/proc/self/smaps", "r");
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (sscanf(line, "%lx-%lx ", &first, &end) == 2)
+            inside = (uintptr_t)address >= first && (uintptr_t)address < end;
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            advised = strstr(line, " hg") != NULL;
+    }
+    fclose(file);
+    return advised;
+}
+
+static void test_huge_advice(void **state)
+{
+    (void)state;
+    if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) {
+        print_message("this kernel has no transparent huge pages\n");
+        skip();
+    }
+    size_t size = 4 * HUGE_PAGE;
+    char *base = reserve(size);
+    assert_int_equal(os->ops->memory_commit(os, base, HUGE_PAGE, false), 0);
+    assert_int_equal(os->ops->memory_commit(os, base + HUGE_PAGE, 3 * HUGE_PAGE - GRANULE, true),
+                     0);
+    assert_false(huge_advised(base));
+    assert_true(huge_advised(base + HUGE_PAGE));
+    assert_true(huge_advised(base + 3 * HUGE_PAGE - 1));
+    assert_false(huge_advised(base + 3 * HUGE_PAGE)); /* not a whole one */
+    /* The advice does not outlive the commit. */
+    os->ops->memory_decommit(os, base, size);
+    assert_int_equal(os->ops->memory_commit(os, base, size, false), 0);
+    assert_false(huge_advised(base + HUGE_PAGE));
+    os->ops->memory_release(os, base, size);
+}
+
 static void test_huge_commit(void **state)
 {
     (void)state;
@@ -269,6 +310,7 @@ int main(void)
     os = cn_os_linux();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_commit_and_decommit),
+        cmocka_unit_test(test_huge_advice),
         cmocka_unit_test(test_huge_commit),
         cmocka_unit_test(test_decommit_frees_page_tables),
         cmocka_unit_test(test_out_of_mappings),

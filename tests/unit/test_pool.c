@@ -330,6 +330,19 @@ static void test_statistics(void **state)
     assert_string_equal(cenote_class_text((cenote_class)99), "unknown class");
 }
 
+static void test_huge_pages_for_large_blocks(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *pool = make(rig, CENOTE_CLASS_PARAMETERS, 0);
+    void *small = alloc(pool, 2 * MIB - GRANULE);
+    assert_int_equal(cn_fake_books_get(rig->fake).huge_count, 0);
+    void *large = alloc(pool, 2 * MIB - GRANULE + 1);
+    assert_int_equal(cn_fake_books_get(rig->fake).huge_count, 1);
+    cenote_pool_free(pool, small);
+    cenote_pool_free(pool, large);
+    (void)cenote_pool_destroy(pool);
+}
+
 /* ---- bugs of the caller ---- */
 
 /* Runs @p fn in a child. @return true when it died of a signal or a sanitizer's report. */
@@ -526,6 +539,7 @@ int main(void)
         TEST(test_pools_share_idle_memory),
         TEST(test_fault_sweep),
         TEST(test_statistics),
+        TEST(test_huge_pages_for_large_blocks),
         TEST(test_bugs_are_caught),
         cmocka_unit_test(test_resident_memory),
         cmocka_unit_test(test_page_tables_go_with_the_last_piece),

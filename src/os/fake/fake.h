@@ -90,6 +90,7 @@ struct cn_fake_books {
     uint64_t reserved_bytes;
     uint64_t committed_bytes;
     uint64_t committed_peak_bytes;
+    uint64_t huge_count;    /* commits that asked for huge pages */
     uint64_t read_bytes;    /* given to callers */
     uint64_t dropped_bytes; /* asked to be dropped from the cache */
     uint64_t misuse_count;  /* commits outside of reservations, closes of what is not open, ... */

@@ -117,6 +117,7 @@ static int commit_locked(struct cn_fake *fake, void *address, size_t size_bytes,
         return error;
     size_t changed = mark(range, address, size_bytes, 1);
     fake->books.misuse_count += changed != size_bytes / GRANULE_BYTES;
+    fake->books.huge_count += huge;
     fake->books.committed_bytes += changed * GRANULE_BYTES;
     if (fake->books.committed_bytes > fake->books.committed_peak_bytes)
         fake->books.committed_peak_bytes = fake->books.committed_bytes;
