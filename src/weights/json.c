@@ -303,6 +303,10 @@ static cenote_status feed(struct parse *p, yajl_handle handle)
             return yajl_failed(p, handle, rc);
         done += span.size_bytes;
     }
+    /* behind the value, yajl waits for a string's end for ever and calls that fine */
+    if (p->guard.in_string)
+        return cn_weights_error(p->err, CENOTE_E_CORRUPT, s->file->path, NULL,
+                                "the JSON text ends inside a string");
     yajl_status rc = yajl_complete_parse(handle);
     return rc == yajl_status_ok ? CENOTE_OK : yajl_failed(p, handle, rc);
 }
