@@ -61,7 +61,8 @@ CENOTE_API size_t cenote_dtype_bytes(cenote_dtype dtype);
 typedef struct cenote_weights cenote_weights;
 
 typedef enum cenote_io_mode {
-    CENOTE_IO_AUTO = 0, /**< O_DIRECT where it works and returns the same bytes, else buffered */
+    CENOTE_IO_AUTO = 0, /**< O_DIRECT where it works, returns the same bytes and wants no more than
+                             4 KiB of alignment, else buffered */
     CENOTE_IO_DIRECT,   /**< refuse where O_DIRECT does not work */
     CENOTE_IO_BUFFERED, /**< page cache, dropped after use */
 } cenote_io_mode;
@@ -195,11 +196,13 @@ typedef struct cenote_panel {
 
 /** The next panel of the program, in order; waits for it. Release each one before the ring's
  *  slots run out, in any order.
- *  Errors: CENOTE_E_NOTFOUND (the program is over), CENOTE_E_IO, CENOTE_E_CORRUPT (truncated),
- *  CENOTE_E_CHANGED; after an error the program is stopped and the stream can be started again. */
+ *  Errors: CENOTE_E_NOTFOUND (the program is over), CENOTE_E_INVAL (all slots are held, so waiting
+ *  would never end: release one and go on); CENOTE_E_IO, CENOTE_E_CORRUPT (truncated) and
+ *  CENOTE_E_CHANGED stop the program, and the stream can be started again. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_stream_next(cenote_stream *stream,
                                                               cenote_panel *out_panel,
                                                               cenote_error *err);
+/** Panels of a program that was stopped may be released as well; that does nothing. */
 CENOTE_API void cenote_stream_release(cenote_stream *stream, const cenote_panel *panel);
 
 #ifdef __cplusplus
