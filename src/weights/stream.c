@@ -251,6 +251,36 @@ static void slots_reset(struct cenote_stream *s)
     }
 }
 
+static void stream_init(struct cenote_stream *s, const cenote_stream_options *options,
+                        const struct layout *layout, void *block)
+{
+    memset(s, 0, sizeof *s);
+    s->block = block;
+    s->slot_bytes = layout->slot_bytes;
+    s->panel_bytes_max = options->panel_bytes_max;
+    s->slot_count = options->slot_count;
+    s->slots = (void *)(s->block + layout->slots_at);
+    s->free_slots = (void *)(s->block + layout->free_at);
+    s->order = (void *)(s->block + layout->order_at);
+    slots_reset(s);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->work, NULL);
+    pthread_cond_init(&s->ready, NULL);
+}
+
+static cenote_status readers_start(struct cenote_stream *s, uint32_t wanted, cenote_error *err)
+{
+    if (wanted == 0)
+        wanted = s->slot_count < THREADS_DEFAULT ? s->slot_count : THREADS_DEFAULT;
+    while (s->thread_count < wanted) {
+        int rc = reader_start(s);
+        if (rc != 0)
+            return cenote_error_set(err, CENOTE_E_NOMEM, "reader thread %u of %u: errno %d",
+                                    s->thread_count + 1, wanted, rc);
+    }
+    return CENOTE_OK;
+}
+
 cenote_status cenote_stream_create(cenote_weights *weights, cenote_pool *pool,
                                    const cenote_stream_options *options, cenote_stream **out_stream,
                                    cenote_error *err)
@@ -270,32 +300,13 @@ cenote_status cenote_stream_create(cenote_weights *weights, cenote_pool *pool,
     if (status != CENOTE_OK)
         return status;
     struct cenote_stream *s = (void *)((char *)block + layout.stream_at);
-    memset(s, 0, sizeof *s);
+    stream_init(s, options, &layout, block);
     s->weights = weights;
     s->pool = pool;
-    s->block = block;
-    s->slot_bytes = layout.slot_bytes;
-    s->panel_bytes_max = options->panel_bytes_max;
-    s->slot_count = options->slot_count;
-    s->slots = (void *)(s->block + layout.slots_at);
-    s->free_slots = (void *)(s->block + layout.free_at);
-    s->order = (void *)(s->block + layout.order_at);
-    slots_reset(s);
-    pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->work, NULL);
-    pthread_cond_init(&s->ready, NULL);
-
-    uint32_t threads = options->thread_count;
-    if (threads == 0)
-        threads = s->slot_count < THREADS_DEFAULT ? s->slot_count : THREADS_DEFAULT;
-    while (s->thread_count < threads) {
-        int rc = reader_start(s);
-        if (rc != 0) {
-            uint32_t started = s->thread_count;
-            cenote_stream_destroy(s);
-            return cenote_error_set(err, CENOTE_E_NOMEM, "reader thread %u of %u: errno %d",
-                                    started + 1, threads, rc);
-        }
+    status = readers_start(s, options->thread_count, err);
+    if (status != CENOTE_OK) {
+        cenote_stream_destroy(s);
+        return status;
     }
     *out_stream = s;
     return CENOTE_OK;
