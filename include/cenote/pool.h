@@ -130,7 +130,7 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_create(cenote_budget *bud
 CENOTE_API size_t cenote_pool_destroy(cenote_pool *pool);
 
 /** Gives @p size_bytes (> 0) from @p pool, aligned to 64 KiB, in whole granules, with undefined
- *  content (debug builds poison it).
+ *  content (debug builds poison it; ASan builds also poison what follows @p size_bytes).
  *  @param out_data  set on success only; release with cenote_pool_free()
  *  Ownership: the caller's until freed; the pool must outlive it.
  *  Errors: CENOTE_E_INVAL (0 bytes), CENOTE_E_BUDGET (quota or budget, and the largest hole, in
