@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The plan: its parts add up, the smallest budget is sharp, and more memory never buys less. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "model.h"
+#include "qwen3vl.h"
+
+#define MIB (1u << 20)
+
+struct fixture {
+    cenote_budget *budget;
+    qwen_model model; /* only what a plan looks at */
+};
+
+/* The 2B shapes, with the sums that binding a checkpoint would give. */
+static int set_up(void **state)
+{
+    static struct fixture fixture;
+    memset(&fixture, 0, sizeof fixture);
+    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
+    options.limit_bytes = UINT64_C(1) << 40;
+    options.process_bytes = QWEN_PROCESS_BYTES;
+    assert_int_equal(cenote_budget_create(&options, &fixture.budget, NULL), CENOTE_OK);
+    qwen_model *model = &fixture.model;
+    model->budget = fixture.budget;
+    model->config.text = (qwen_text_config){.vocab_size = 151936,
+                                            .hidden = 2048,
+                                            .ffn = 6144,
+                                            .layer_count = 28,
+                                            .head_count = 16,
+                                            .kv_head_count = 8,
+                                            .head_dim = 128,
+                                            .position_max = 262144};
+    model->config.vision = (qwen_vision_config){.depth = 24,
+                                                .hidden = 1024,
+                                                .ffn = 4096,
+                                                .head_count = 16,
+                                                .channels = 3,
+                                                .patch_size = 16,
+                                                .temporal_patch_size = 2,
+                                                .merge_size = 2,
+                                                .out_hidden = 2048,
+                                                .position_side = 48,
+                                                .deepstack_count = 3};
+    model->embed_dtype = model->position_dtype = model->head.dtype = CENOTE_DTYPE_BF16;
+    model->resident_floats = 500000;
+    model->panel_bytes_max = MIB;
+    model->k_max = 6144;
+    model->layers_weight_bytes = UINT64_C(28) * 100663296;
+    model->head_weight_bytes = 622329856;
+    model->vision_weight_bytes = 808000000;
+    *state = &fixture;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *fixture = *state;
+    cenote_budget_destroy(fixture->budget);
+    return 0;
+}
+
+static qwen_shape picture_shape(uint32_t grid, uint32_t max_tokens)
+{
+    qwen_shape shape = {.image_count = 1,
+                        .prompt_tokens = grid * grid / 4 + 20,
+                        .max_tokens = max_tokens,
+                        .kv_dtype = CENOTE_DTYPE_F32,
+                        .thread_count = 2};
+    shape.grid_h[0] = shape.grid_w[0] = grid;
+    shape.decode_bytes[0] = 3 * MIB;
+    return shape;
+}
+
+static qwen_plan plan_for(const struct fixture *fixture, const qwen_shape *shape, uint64_t limit)
+{
+    qwen_plan plan;
+    assert_int_equal(qwen_plan_make(&fixture->model, shape, limit, &plan, NULL), CENOTE_OK);
+    return plan;
+}
+
+static uint64_t sum(const qwen_plan *plan)
+{
+    return plan->process_bytes + plan->tables_bytes + plan->books_bytes + plan->weights_bytes +
+           plan->scratch_bytes + plan->staging_bytes + plan->kv_bytes + plan->image_bytes +
+           plan->activation_bytes;
+}
+
+static void test_smallest_is_sharp(void **state)
+{
+    const struct fixture *fixture = *state;
+    for (uint32_t grid = 8; grid <= 96; grid += 8) {
+        qwen_shape shape = picture_shape(grid, grid % 16 == 0 ? 0 : 40);
+        uint64_t smallest = plan_for(fixture, &shape, 1).smallest_bytes;
+        qwen_plan below = plan_for(fixture, &shape, smallest - 1);
+        qwen_plan exact = plan_for(fixture, &shape, smallest);
+        assert_false(below.fits);
+        assert_int_equal(below.smallest_bytes, smallest);
+        assert_true(exact.fits);
+        assert_true(sum(&exact) <= smallest);
+        assert_int_equal(sum(&below), smallest);
+    }
+}
+
+static void test_issue_bound(void **state)
+{
+    const struct fixture *fixture = *state;
+    qwen_shape shape = picture_shape(16, 4);
+    assert_true(plan_for(fixture, &shape, 1).smallest_bytes <= 192u * MIB);
+}
+
+static void test_more_memory_buys_more(void **state)
+{
+    const struct fixture *fixture = *state;
+    qwen_shape shape = picture_shape(64, 0);
+    shape.prompt_tokens = 3000;
+    qwen_plan before = {0};
+    for (uint64_t limit = 64 * MIB; limit <= 4096ull * MIB; limit += 16 * MIB) {
+        qwen_plan plan = plan_for(fixture, &shape, limit);
+        if (!plan.fits)
+            continue;
+        assert_true(sum(&plan) <= limit);
+        assert_true(plan.max_tokens >= 16 && plan.max_tokens <= 512);
+        assert_true(plan.slot_count >= 2);
+        assert_true(plan.prefill_chunk_tokens * plan.prefill_weight_passes >= shape.prompt_tokens);
+        if (before.fits)
+            assert_true(plan.prefill_weight_passes <= before.prefill_weight_passes);
+        before = plan;
+    }
+    assert_true(before.fits);
+    assert_int_equal(before.prefill_weight_passes, 1);
+    assert_int_equal(before.max_tokens, 512);
+    assert_true(before.staging_bytes >= 30u * MIB);
+}
+
+static void test_bytes_follow_the_passes(void **state)
+{
+    const struct fixture *fixture = *state;
+    qwen_shape shape = picture_shape(64, 8);
+    shape.prompt_tokens = 3000;
+    uint64_t smallest = plan_for(fixture, &shape, 1).smallest_bytes;
+    qwen_plan tight = plan_for(fixture, &shape, smallest);
+    qwen_plan roomy = plan_for(fixture, &shape, UINT64_C(8) << 30);
+    assert_true(tight.prefill_weight_passes > 1);
+    assert_int_equal(tight.bytes_prefill - roomy.bytes_prefill,
+                     (tight.prefill_weight_passes - 1) * fixture->model.layers_weight_bytes);
+    assert_int_equal(tight.bytes_per_token, roomy.bytes_per_token);
+}
+
+static void test_kv_type_halves_the_cache(void **state)
+{
+    const struct fixture *fixture = *state;
+    qwen_shape shape = picture_shape(16, 1000);
+    qwen_plan full = plan_for(fixture, &shape, 1);
+    shape.kv_dtype = CENOTE_DTYPE_BF16;
+    qwen_plan half = plan_for(fixture, &shape, 1);
+    assert_true(half.kv_bytes < full.kv_bytes * 11 / 20);
+}
+
+static void test_refusals(void **state)
+{
+    const struct fixture *fixture = *state;
+    qwen_plan plan;
+    cenote_error err = {0};
+    qwen_shape shape = picture_shape(16, 300000);
+    assert_int_equal(qwen_plan_make(&fixture->model, &shape, 1, &plan, &err), CENOTE_E_INVAL);
+    assert_non_null(strstr(err.message, "262144"));
+    shape.prompt_tokens = 0;
+    assert_int_equal(qwen_plan_make(&fixture->model, &shape, 1, &plan, &err), CENOTE_E_INVAL);
+}
+
+static void test_explain(void **state)
+{
+    const struct fixture *fixture = *state;
+    qwen_shape shape = picture_shape(16, 8);
+    qwen_plan plan = plan_for(fixture, &shape, 1);
+    char text[512], wanted[64];
+    qwen_plan_explain(&plan, &shape, text, sizeof text);
+    snprintf(wanted, sizeof wanted, "needs at least %llu MiB: ",
+             (unsigned long long)((plan.smallest_bytes + MIB - 1) / MIB));
+    assert_memory_equal(text, wanted, strlen(wanted));
+    assert_non_null(strstr(text, "KV for 92 tokens"));
+    char cut[20]; /* must not write past a short buffer */
+    qwen_plan_explain(&plan, &shape, cut, sizeof cut);
+    assert_true(memchr(cut, '\0', sizeof cut) != NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_smallest_is_sharp, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_issue_bound, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_more_memory_buys_more, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_bytes_follow_the_passes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_kv_type_halves_the_cache, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_explain, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
