@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Logits are the same bytes at every budget, thread count, chunk of prefill and instruction set. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels.h"
+#include "runner_fixture.h"
+
+static char long_prompt[2000];
+
+static struct fixture_run run_with(uint64_t limit_bytes, unsigned threads, cenote_dtype kv_dtype)
+{
+    struct fixture_run run = {.limit_bytes = limit_bytes, .request = fixture_request()};
+    run.request.prompt = long_prompt;
+    run.request.thread_count = threads;
+    run.request.kv_dtype = kv_dtype;
+    fixture_run(&run);
+    return run;
+}
+
+static void assert_same(const struct fixture_run *a, const struct fixture_run *b)
+{
+    assert_int_equal(a->status, CENOTE_OK);
+    if (b->status != CENOTE_OK)
+        fail_msg("status %d: %s", b->status, b->error.message);
+    assert_int_equal(a->logit_count, b->logit_count);
+    assert_true(a->logit_count > 0);
+    assert_memory_equal(a->logits, b->logits, a->logit_count * sizeof *a->logits);
+    assert_int_equal(a->token_count, b->token_count);
+    assert_memory_equal(a->tokens, b->tokens, a->token_count * sizeof *a->tokens);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i + 12 < sizeof long_prompt; i += 12)
+        snprintf(long_prompt + i, 13, "word%zu and it%c", i % 10, i % 24 ? ' ' : '\n');
+    return 0;
+}
+
+static void test_budgets(void **state)
+{
+    (void)state;
+    struct fixture_run reference = run_with(0, 2, CENOTE_DTYPE_F32);
+    assert_int_equal(reference.plan.prefill_weight_passes, 1);
+    uint64_t smallest = reference.plan.smallest_bytes;
+    uint64_t largest_passes = 1;
+    for (unsigned step = 0; step < 12; step++) {
+        struct fixture_run run = run_with(smallest + step * (96u << 10), 2, CENOTE_DTYPE_F32);
+        if (run.plan.prefill_weight_passes > largest_passes)
+            largest_passes = run.plan.prefill_weight_passes;
+        assert_same(&reference, &run);
+        fixture_run_fini(&run);
+    }
+    assert_true(largest_passes > 2); /* or the budgets above did not vary the chunks */
+    struct fixture_run below = run_with(smallest - 1, 2, CENOTE_DTYPE_F32);
+    assert_int_equal(below.status, CENOTE_E_BUDGET);
+    fixture_run_fini(&reference);
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    const unsigned counts[] = {1, 3, 4, 7};
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        cenote_dtype kv = bf16 ? CENOTE_DTYPE_BF16 : CENOTE_DTYPE_F32;
+        struct fixture_run reference = run_with(0, 2, kv);
+        for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+            struct fixture_run run = run_with(0, counts[i], kv);
+            assert_same(&reference, &run);
+            fixture_run_fini(&run);
+        }
+        fixture_run_fini(&reference);
+    }
+}
+
+static void test_kv_type_matters(void **state)
+{
+    (void)state;
+    struct fixture_run full = run_with(0, 2, CENOTE_DTYPE_F32);
+    struct fixture_run half = run_with(0, 2, CENOTE_DTYPE_BF16);
+    assert_int_equal(half.status, CENOTE_OK);
+    assert_memory_not_equal(full.logits, half.logits, full.logit_count * sizeof *full.logits);
+    fixture_run_fini(&full);
+    fixture_run_fini(&half);
+}
+
+static void test_instruction_sets(void **state)
+{
+    (void)state;
+    struct fixture_run reference = run_with(0, 2, CENOTE_DTYPE_F32);
+    const char *const names[] = {"portable", "avx2", "avx512"};
+    int compared = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        setenv("CENOTE_ISA", names[i], 1);
+        struct fixture_run run = run_with(0, 2, CENOTE_DTYPE_F32);
+        unsetenv("CENOTE_ISA");
+        if (run.status == CENOTE_E_UNSUPPORTED) {
+            printf("SKIP: this CPU has no %s\n", names[i]);
+            continue;
+        }
+        assert_same(&reference, &run);
+        fixture_run_fini(&run);
+        compared++;
+    }
+    assert_true(compared >= 1);
+    fixture_run_fini(&reference);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_kv_type_matters),
+        cmocka_unit_test(test_instruction_sets),
+    };
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}
