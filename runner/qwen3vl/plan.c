@@ -167,9 +167,14 @@ static void set_max_tokens(struct choice *choice, uint64_t value)
     choice->max_tokens = (uint32_t)value;
 }
 
+/* An eighth of the longest program: more of a small model in flight would be the model itself. */
 static uint32_t slots_wanted(const struct planner *planner)
 {
-    uint64_t slots = STAGING_BYTES_AIM / max_u64(1, planner->model->panel_bytes_max);
+    const qwen_model *model = planner->model;
+    uint64_t longest =
+        max_u64(model->vision_weight_bytes, model->layers_weight_bytes + model->head_weight_bytes);
+    uint64_t aim = longest / 8 < STAGING_BYTES_AIM ? longest / 8 : STAGING_BYTES_AIM;
+    uint64_t slots = aim / max_u64(1, model->panel_bytes_max);
     if (slots > 256)
         slots = 256;
     return slots > SLOTS_GOOD ? (uint32_t)slots : SLOTS_GOOD;
