@@ -41,28 +41,44 @@ static int set_up(void **state)
 {
     (void)state;
     for (size_t i = 0; i + 12 < sizeof long_prompt; i += 12)
-        snprintf(long_prompt + i, 13, "word%zu and it%c", i % 10, i % 24 ? ' ' : '\n');
+        memcpy(long_prompt + i, i % 24 ? "word or two " : "and a line\n\n", 12);
     return 0;
+}
+
+/* Text alone: with a picture the tower needs more than any chunk of prefill. */
+static struct fixture_run run_text(uint64_t limit_bytes)
+{
+    struct fixture_run run = {.limit_bytes = limit_bytes, .request = fixture_request()};
+    run.request.prompt = long_prompt;
+    run.request.image_count = 0;
+    fixture_run(&run);
+    return run;
 }
 
 static void test_budgets(void **state)
 {
     (void)state;
-    struct fixture_run reference = run_with(0, 2, CENOTE_DTYPE_F32);
+    struct fixture_run reference = run_text(0);
     assert_int_equal(reference.plan.prefill_weight_passes, 1);
     uint64_t smallest = reference.plan.smallest_bytes;
     uint64_t largest_passes = 1;
     for (unsigned step = 0; step < 12; step++) {
-        struct fixture_run run = run_with(smallest + step * (96u << 10), 2, CENOTE_DTYPE_F32);
+        struct fixture_run run = run_text(smallest + step * (96u << 10));
         if (run.plan.prefill_weight_passes > largest_passes)
             largest_passes = run.plan.prefill_weight_passes;
         assert_same(&reference, &run);
         fixture_run_fini(&run);
     }
     assert_true(largest_passes > 2); /* or the budgets above did not vary the chunks */
-    struct fixture_run below = run_with(smallest - 1, 2, CENOTE_DTYPE_F32);
+    struct fixture_run below = run_text(smallest - 1);
     assert_int_equal(below.status, CENOTE_E_BUDGET);
     fixture_run_fini(&reference);
+
+    reference = run_with(0, 2, CENOTE_DTYPE_F32);
+    struct fixture_run tight = run_with(reference.plan.smallest_bytes, 2, CENOTE_DTYPE_F32);
+    assert_same(&reference, &tight);
+    fixture_run_fini(&reference);
+    fixture_run_fini(&tight);
 }
 
 static void test_threads(void **state)
