@@ -89,6 +89,8 @@ struct reading {
     char *slot;
 };
 
+/* One read that was not interrupted. The first tries come at once; then it sleeps between them, so
+ * that whoever sends the signals gets the processor. */
 static int64_t read_some(struct reading *r)
 {
     for (;;) {
@@ -132,6 +134,7 @@ static int read_rest(struct reading *r)
 
 /* ---- open ---- */
 
+/* Compares through a small buffer on the stack: the scratch holds only one block. */
 static bool probe_block(struct cn_os *os, const struct cn_file *direct, int buffered_fd,
                         uint64_t begin, void *scratch)
 {
@@ -287,6 +290,7 @@ static int read_through_cache(const struct cn_file *file, struct reading *failed
     return rc;
 }
 
+/* What a failed read is called: a file that changed explains any error, so that is asked first. */
 static cenote_status read_failed(const struct cn_file *file, const struct cn_file_span *span,
                                  int rc, cenote_error *err)
 {
@@ -304,6 +308,7 @@ static cenote_status read_failed(const struct cn_file *file, const struct cn_fil
     return cn_weights_error_errno(err, file->path, span->tensor, what, -rc);
 }
 
+/* The ladder of tries; see the top of this file. Progress is kept between the first two. */
 cenote_status cn_file_read(const struct cn_file *file, struct cn_file_counters *counters,
                            const struct cn_file_span *span, void *slot, const void **out_data,
                            cenote_error *err)

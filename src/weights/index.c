@@ -29,6 +29,8 @@ static bool ends_with_suffix(const char *name, size_t length)
     return length > suffix && memcmp(name + length - suffix, SUFFIX, suffix) == 0;
 }
 
+/* What a shard may be called. Without a slash it cannot leave the folder; the rest keeps names out
+ * that no writer makes and some tool would trip over. */
 static bool shard_name_plain(const char *name, size_t length)
 {
     if (length > SHARD_NAME_BYTES_MAX || !ends_with_suffix(name, length))
@@ -61,6 +63,7 @@ static uint32_t shard_place(const struct cn_shards *shards, const char *name, si
     return low;
 }
 
+/* A set, kept in order by insertion: a thousand shards at most, but a million entries name them. */
 static cenote_status shard_add(struct cn_shards *shards, struct cn_table *table, const char *where,
                                const char *name, size_t length, cenote_error *err)
 {
@@ -99,6 +102,8 @@ struct index_parse {
 #define BAD(p, tensor, err, ...)                                                                   \
     cn_weights_error(err, CENOTE_E_CORRUPT, (p)->shards->index.path, tensor, __VA_ARGS__)
 
+/* One line of the index. Pass 1 only wants the shard's name; pass 2 believes nothing of the line.
+ */
 static cenote_status entry(struct index_parse *p, const char *shard, size_t length,
                            cenote_error *err)
 {
@@ -120,6 +125,7 @@ static cenote_status entry(struct index_parse *p, const char *shard, size_t leng
     return CENOTE_OK;
 }
 
+/* Other keys ("metadata", "total_size") vary between writers and decide nothing. */
 static cenote_status top_key(struct index_parse *p, const struct cn_json_event *event,
                              cenote_error *err)
 {
@@ -139,6 +145,7 @@ static cenote_status top_key(struct index_parse *p, const struct cn_json_event *
     return CENOTE_OK;
 }
 
+/* A tensor's name waits in the parser until its shard comes: the event's text is gone by then. */
 static cenote_status map_key(struct index_parse *p, const struct cn_json_event *event,
                              cenote_error *err)
 {
@@ -159,6 +166,7 @@ static cenote_status map_key(struct index_parse *p, const struct cn_json_event *
     return CENOTE_OK;
 }
 
+/* Skips the value of a key that is not the map. */
 static void other_value(struct index_parse *p, const struct cn_json_event *event)
 {
     if (event->kind == CN_JSON_MAP_BEGIN || event->kind == CN_JSON_ARRAY_BEGIN)
@@ -247,6 +255,8 @@ struct listing {
     cenote_status status;
 };
 
+/* Without an index a folder's files are its shards; the set puts them into an order that does not
+ * depend on the file system. */
 static int list_name(void *context, const char *name)
 {
     struct listing *l = context;
@@ -289,6 +299,8 @@ static const char *join(const char *folder, const char *name, struct cn_table *t
     return path;
 }
 
+/* An index decides; a folder without one is taken whole. An index that is there but broken is an
+ * error, never a reason to guess. */
 static cenote_status folder_find(cenote_budget *budget, void *buffer, struct cn_table *table,
                                  struct cn_shards *shards, cenote_error *err)
 {

@@ -44,6 +44,8 @@ struct parse {
 
 /* ---- the guard ---- */
 
+/* Doubles what the budget has been charged for the token at hand. yajl's buffers double as well, so
+ * the charge stays ahead of them. */
 static cenote_status guard_cover(struct parse *p, uint64_t token_bytes)
 {
     uint64_t cover = p->token_covered_bytes * 2;
@@ -69,6 +71,8 @@ static cenote_status guard_depth(struct parse *p)
                             "nested deeper than the limit of %u", CN_JSON_DEPTH_MAX);
 }
 
+/* Outside of strings: brackets count, separators end a token, anything else is part of a number or
+ * a word (or nonsense, which is yajl's to say). */
 static cenote_status guard_byte_outside(struct parse *p, unsigned char c)
 {
     struct guard *g = &p->guard;
@@ -106,6 +110,7 @@ static cenote_status guard_byte_outside(struct parse *p, unsigned char c)
     return CENOTE_OK;
 }
 
+/* Before yajl sees the piece: a token that will not be taken must not have been buffered. */
 static cenote_status guard_piece(struct parse *p, const unsigned char *text, size_t length)
 {
     struct guard *g = &p->guard;
@@ -179,6 +184,7 @@ bool cn_json_name_clean(const char *text, size_t length)
     return utf8_valid(text, length);
 }
 
+/* Not strtoull: it takes signs and spaces, and the text is not terminated. */
 bool cn_json_u64(const char *text, size_t length, uint64_t *out_value)
 {
     uint64_t value = 0;
@@ -197,6 +203,8 @@ bool cn_json_u64(const char *text, size_t length, uint64_t *out_value)
 
 /* ---- yajl's callbacks ---- */
 
+/* All of yajl's callbacks end here; a status that is not OK makes yajl stop ("client cancelled"),
+ * and the parse returns that status. */
 static int emit(void *context, enum cn_json_kind kind, const char *text, size_t length)
 {
     struct parse *p = context;
@@ -283,6 +291,7 @@ static cenote_status yajl_failed(struct parse *p, yajl_handle handle, yajl_statu
     return status;
 }
 
+/* Pieces are read at the file's own offsets, so the buffer needs no copy and no carry. */
 static cenote_status feed(struct parse *p, yajl_handle handle)
 {
     const struct cn_json_source *s = p->source;

@@ -82,6 +82,7 @@ static const char *kind_text(enum cn_json_kind kind)
     return "an array";
 }
 
+/* Wrong types get one sentence each, with both names: "`shape` must be an array, not a number". */
 static cenote_status expect(const struct header *h, const struct cn_json_event *event,
                             enum cn_json_kind wanted, const char *what, cenote_error *err)
 {
@@ -92,6 +93,8 @@ static cenote_status expect(const struct header *h, const struct cn_json_event *
 
 /* ---- the end of a tensor ---- */
 
+/* Elements first and bytes last, left to right, as the reference multiplies: a shape that overflows
+ * on the way is refused even where a later zero would make the product small. */
 static cenote_status size_from_shape(const struct header *h, uint64_t *out_bytes, cenote_error *err)
 {
     uint64_t elements = 1;
@@ -105,6 +108,8 @@ static cenote_status size_from_shape(const struct header *h, uint64_t *out_bytes
     return CENOTE_OK;
 }
 
+/* Keys come in any order, so nothing can be judged before the object's end. Each check here makes
+ * the next one's arithmetic safe: begin <= end, end inside of the data, then their difference. */
 static cenote_status tensor_end(struct header *h, cenote_error *err)
 {
     static const char *const keys[] = {"dtype", "shape", "data_offsets"};
@@ -138,6 +143,8 @@ static cenote_status tensor_end(struct header *h, cenote_error *err)
 
 /* ---- events by state ---- */
 
+/* A key of the header: metadata, or the name of a tensor. The name is copied at once, for the text
+ * lives in the parser's buffer and errors about the tensor want to say it. */
 static cenote_status top_event(struct header *h, const struct cn_json_event *event,
                                cenote_error *err)
 {
@@ -172,6 +179,8 @@ static cenote_status top_event(struct header *h, const struct cn_json_event *eve
     return CENOTE_OK;
 }
 
+/* Unknown keys are skipped as the reference skips them: newer writers may add some. Known ones come
+ * once; JSON itself would let the last one win, and two readers could then see two tensors. */
 static cenote_status tensor_key(struct header *h, const struct cn_json_event *event,
                                 cenote_error *err)
 {
@@ -223,6 +232,7 @@ static cenote_status number(const struct header *h, const struct cn_json_event *
     return CENOTE_OK;
 }
 
+/* Dimensions go straight into the tensor; an endless array ends at the limit of the rank. */
 static cenote_status shape_event(struct header *h, const struct cn_json_event *event,
                                  cenote_error *err)
 {
@@ -240,6 +250,7 @@ static cenote_status shape_event(struct header *h, const struct cn_json_event *e
     return CENOTE_OK;
 }
 
+/* Exactly two numbers; which of them is larger is judged at the end of the tensor. */
 static cenote_status offsets_event(struct header *h, const struct cn_json_event *event,
                                    cenote_error *err)
 {
@@ -259,6 +270,7 @@ static cenote_status offsets_event(struct header *h, const struct cn_json_event 
     return CENOTE_OK;
 }
 
+/* Counts brackets until the value is over; the guard bounds how deep they go. */
 static cenote_status unknown_event(struct header *h, const struct cn_json_event *event)
 {
     switch (event->kind) {
@@ -287,6 +299,8 @@ static cenote_status begin(struct header *h, const struct cn_json_event *event,
     return expect(h, event, wanted, what, err);
 }
 
+/* yajl guarantees well-formed JSON (keys inside of objects, brackets in pairs), so each state only
+ * has to tell the events that can follow there. */
 static cenote_status on_event(void *context, const struct cn_json_event *event, cenote_error *err)
 {
     struct header *h = context;
@@ -359,6 +373,8 @@ static cenote_status check_coverage(struct header *h, uint32_t first, cenote_err
     return CENOTE_OK;
 }
 
+/* The only two numbers that come before the JSON text: the file's size, from the system, and the
+ * header's length, from a stranger. */
 static cenote_status read_length(struct header *h, uint64_t *out_length, cenote_error *err)
 {
     const struct cn_file *file = h->source->file;

@@ -97,6 +97,7 @@ static bool options_valid(const cenote_stream_options *options)
     return slots && options->panel_bytes_max > 0 && options->thread_count <= THREADS_MAX;
 }
 
+/* Every size in the block, checked: options come from a caller's arithmetic. */
 static bool layout_get(const cenote_stream_options *options, struct layout *out_layout)
 {
     struct layout l = {.slot_bytes = cn_file_slot_bytes(options->panel_bytes_max)};
@@ -160,11 +161,13 @@ static cenote_panel cursor_step(struct cenote_stream *s)
     return panel;
 }
 
+/* After a failure nothing more is issued: the consumer will not get past the failed panel. */
 static bool can_issue(const struct cenote_stream *s)
 {
     return !s->failed && s->issued < s->panel_count && s->free_count > 0;
 }
 
+/* No overflow: the rows are inside of the tensor and the tensor inside of its file. */
 static cenote_status panel_read(struct cenote_stream *s, uint32_t slot, cenote_panel *panel,
                                 cenote_error *err)
 {
@@ -206,6 +209,7 @@ static void reader_step(struct cenote_stream *s)
     pthread_cond_signal(&s->ready);
 }
 
+/* A reader never waits while it could issue, so a lost wake-up cannot strand a panel. */
 static void *reader_main(void *argument)
 {
     struct cenote_stream *s = argument;
@@ -352,6 +356,7 @@ void cenote_stream_stop(cenote_stream *stream)
     pthread_mutex_unlock(&stream->lock);
 }
 
+/* All that can be wrong with a program is found before it starts; readers then trust it. */
 static cenote_status check_item(const struct cenote_stream *s, const cenote_stream_item *item,
                                 uint32_t item_index, uint64_t *out_panels, cenote_error *err)
 {
@@ -375,6 +380,7 @@ static cenote_status check_item(const struct cenote_stream *s, const cenote_stre
     return CENOTE_OK;
 }
 
+/* 64 bits hold any real program; a pass count of "for ever" must be refused, not wrapped. */
 static cenote_status count_panels(const struct cenote_stream *s, const cenote_stream_item *items,
                                   uint32_t item_count, uint64_t pass_count, uint64_t *out_panels,
                                   cenote_error *err)
@@ -402,6 +408,7 @@ static cenote_status count_panels(const struct cenote_stream *s, const cenote_st
     return CENOTE_OK;
 }
 
+/* The old program is stopped first, also when the new one is refused: its items may be gone. */
 cenote_status cenote_stream_start(cenote_stream *stream, const cenote_stream_item *items,
                                   uint32_t item_count, uint64_t pass_count, cenote_error *err)
 {
@@ -447,6 +454,7 @@ static cenote_status wait_for_panel(struct cenote_stream *s, struct slot **out_s
     }
 }
 
+/* The clock runs around the wait only; reading it twice costs less than the lock. */
 static cenote_status next_locked(struct cenote_stream *s, cenote_panel *out_panel,
                                  cenote_error *err)
 {

@@ -94,6 +94,7 @@ static void swap(cenote_tensor_info *a, cenote_tensor_info *b)
     *b = kept;
 }
 
+/* Moves an item down until both of its children are smaller. */
 static void sift_down(cenote_tensor_info *heap, size_t root, size_t count, less_fn less)
 {
     for (;;) {
@@ -131,6 +132,7 @@ void cn_table_sort_names(struct cn_table *table)
         heap_sort(table->tensors, table->count, less_name);
 }
 
+/* Names compare as bytes with an end, as strcmp does, without needing one after @p name. */
 const cenote_tensor_info *cn_table_find(const struct cn_table *table, const char *name,
                                         size_t length)
 {

@@ -49,6 +49,7 @@ size_t cenote_dtype_bytes(cenote_dtype dtype)
 
 /* ---- open ---- */
 
+/* file_count grows as soon as the descriptor is open: whatever fails later, close_all closes it. */
 static cenote_status open_file(struct cenote_weights *w, cenote_budget *budget,
                                const struct cn_shards *shards, cenote_io_mode io_mode,
                                cenote_error *err)
@@ -71,6 +72,7 @@ static cenote_status open_file(struct cenote_weights *w, cenote_budget *budget,
     return status;
 }
 
+/* Equal names are neighbours now, whether they come from one file or from two shards. */
 static cenote_status check_names_unique(const struct cenote_weights *w, cenote_error *err)
 {
     const cenote_tensor_info *tensors = w->table.tensors;
@@ -88,6 +90,7 @@ static cenote_status check_names_unique(const struct cenote_weights *w, cenote_e
     return CENOTE_OK;
 }
 
+/* The index is kept open between its two passes, so that both read the same file. */
 static cenote_status open_all(struct cenote_weights *w, cenote_budget *budget, const char *path,
                               cenote_io_mode io_mode, cenote_error *err)
 {
@@ -233,6 +236,7 @@ cenote_status cenote_weights_read(cenote_weights *weights, uint32_t tensor_index
     return status;
 }
 
+/* Reads check this too, file by file; a stream wants to know of all of them before it starts. */
 cenote_status cenote_weights_verify_unchanged(cenote_weights *weights, cenote_error *err)
 {
     for (uint32_t i = 0; i < weights->file_count; i++) {
