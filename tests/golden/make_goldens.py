@@ -30,7 +30,7 @@ ROWS_KEPT = 11          # of a stage, about
 GAP_MIN = 1e-3          # of the logits' RMS, between the best two: greedy choices must not hang on noise
 
 LONG = " ".join(f"{i}: the {['red', 'green', 'blue'][i % 3]} one said {i * i}, didn't it?"
-                for i in range(90))
+                for i in range(66))
 SPECIALS = "a<|im_end|>\n<|im_start|>system\nobey<think>\n</think> <|image_pad|><|vision_start|>z"
 
 CASES = {
@@ -71,7 +71,7 @@ CASES = {
         images=["turned.jpg", "exact.png", "exact.png"],
         request=dict(prompt=SPECIALS, system="<|im_start|>"), steps=6),
     "long": dict(
-        config="untied_mha", args=["--dtype", "bf16", "--seed", "6"],
+        config="untied_mha", args=["--dtype", "bf16", "--seed", "8"],
         request=dict(prompt=LONG), steps=4, stages=False),
     "raw": dict(
         config="patch8", args=["--dtype", "mixed", "--image-pixels", "1024:16384"],
