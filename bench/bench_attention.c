@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attention against the machine's own multiplication rate: qwen_attend and qwen_gemm take turns in
  * one run, on the same threads, and the figure is the ratio of their floating-point rates (4 N K
- * head_dim for attention, the keys that a causal query does not see left out). Decoding is given
- * as bytes of the cache per second.
+ * head_dim for attention, the keys that a causal query does not see left out). For decoding the
+ * peer is a plain read of the same cache by the same threads, and the figure the ratio of bytes a
+ * second.
  *
  *     bench_attention [threads] [isa]          defaults: the CPUs, auto */
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,8 +102,35 @@ static double gemm_seconds(qwen_kernels *kernels, uint64_t m)
     return seconds() - start;
 }
 
+typedef struct reading {
+    const uint64_t *words;
+    size_t count;
+    atomic_ullong sum; /* keeps the loads alive */
+} reading;
+
+static void read_rank(void *argument, unsigned rank, unsigned size)
+{
+    reading *r = argument;
+    unsigned long first, count;
+    cenote_team_share(r->count, 512, rank, size, &first, &count);
+    uint64_t sums[8] = {0};
+    for (size_t i = first; i + 8 <= first + count; i += 8)
+        for (size_t j = 0; j < 8; j++)
+            sums[j] += r->words[i + j];
+    for (size_t j = 0; j < 8; j++)
+        atomic_fetch_add(&r->sum, sums[j]);
+}
+
+static double read_seconds(cenote_team *team, const void *data, size_t size_bytes)
+{
+    reading r = {.words = data, .count = size_bytes / 8};
+    double start = seconds();
+    cenote_team_run(team, read_rank, &r);
+    return seconds() - start;
+}
+
 /* A paged cache of one layer: [keys | values][kv head][16][head_dim] a block. */
-static void run(qwen_kernels *kernels, const shape *s)
+static void run(qwen_kernels *kernels, cenote_team *team, const shape *s)
 {
     size_t element = s->kv_dtype == CENOTE_DTYPE_F32 ? 4 : 2;
     uint64_t key_count = s->first_position + s->queries;
@@ -141,32 +170,32 @@ static void run(qwen_kernels *kernels, const shape *s)
         .first_position = s->first_position,
         .scale = 0.125f,
     };
-    double time[ROUNDS], ratio[ROUNDS];
+    bool decode = s->queries == 1;
+    size_t cache_bytes = blocks * 2 * part * element;
     double pairs =
         s->causal ? (double)s->queries * ((double)s->first_position + ((double)s->queries + 1) / 2)
                   : (double)s->queries * (double)key_count;
-    double work = 4.0 * pairs * (double)row;
-    uint64_t gemm_rows = s->queries < 64 ? 64 : s->queries;
-    double gemm_work = 2.0 * (double)gemm_rows * GEMM_SIZE * GEMM_SIZE;
+    double work = decode ? (double)cache_bytes : 4.0 * pairs * (double)row;
+    double peer_work =
+        decode ? (double)cache_bytes : 2.0 * (double)s->queries * GEMM_SIZE * GEMM_SIZE;
+    double time[ROUNDS], ratio[ROUNDS];
     for (int i = -1; i < ROUNDS; i++) {
-        double gemm = gemm_seconds(kernels, gemm_rows);
+        double peer =
+            decode ? read_seconds(team, cache, cache_bytes) : gemm_seconds(kernels, s->queries);
         double start = seconds();
         qwen_attend(kernels, &attention);
         double spent = seconds() - start;
         if (i < 0)
             continue;
         time[i] = spent;
-        ratio[i] = work / spent / (gemm_work / gemm);
+        ratio[i] = work / spent / (peer_work / peer);
     }
     qsort(time, ROUNDS, sizeof *time, compare);
     qsort(ratio, ROUNDS, sizeof *ratio, compare);
     double median = time[ROUNDS / 2];
-    printf("%-31s %9.3f ms %7.1f GFLOP/s %6.2f of gemm [%.2f, %.2f]", s->name, median * 1e3,
-           work / median * 1e-9, ratio[ROUNDS / 2], ratio[0], ratio[ROUNDS - 1]);
-    if (s->queries == 1)
-        printf(" %6.1f GB/s",
-               (double)(key_count * 2 * s->kv_heads * s->head_dim * element) / median * 1e-9);
-    printf("\n");
+    printf("%-31s %9.3f ms %7.1f %s %6.2f of %s [%.2f, %.2f]\n", s->name, median * 1e3,
+           work / median * 1e-9, decode ? "GB/s   " : "GFLOP/s", ratio[ROUNDS / 2],
+           decode ? "read" : "gemm", ratio[0], ratio[ROUNDS - 1]);
     free(q);
     free(out);
     free(cache);
@@ -202,7 +231,7 @@ int main(int argc, char **argv)
     printf("%u threads, %s; median of %d [least, most]\n", cenote_team_size(team),
            qwen_isa_text(qwen_kernels_isa(kernels)), ROUNDS);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        run(kernels, &shapes[i]);
+        run(kernels, team, &shapes[i]);
     qwen_kernels_destroy(kernels);
     cenote_team_destroy(team);
     cenote_pool_destroy(pool);

@@ -74,8 +74,8 @@ VEC_INLINE vec quads_load(bool bf16, const void *a, const void *b, const void *c
 
 /* Keys [0, count) of a head, transposed to [head_dim][16]. The columns of missing keys repeat the
  * last one: nobody reads their scores, and nobody reads a slot that was never written. */
-VEC_INLINE void keys_pack_block(const tile *t, bool bf16, const void *head, unsigned count,
-                                float *to)
+VEC_INLINE void keys_pack_block(const tile *t, bool bf16, const void *head, const void *next,
+                                unsigned count, float *to)
 {
     const void *row[BLOCK_KEYS];
     for (unsigned key = 0; key < BLOCK_KEYS; key++)
@@ -83,6 +83,9 @@ VEC_INLINE void keys_pack_block(const tile *t, bool bf16, const void *head, unsi
             element_at(bf16, head, (key < count ? key : count - 1) * t->attention->row_stride);
     const uint32_t head_dim = t->head_dim;
     for (uint32_t i = 0; i < head_dim; i += 4, to += 4 * BLOCK_KEYS) {
+        if (i % VEC_LANES == 0)
+            for (unsigned key = 0; key < BLOCK_KEYS; key++)
+                __builtin_prefetch(element_at(bf16, next, key * t->attention->row_stride + i));
         /* The transpose keeps quads in their place: quad q is of keys 4 q to 4 q + 3. */
         vec quads[4];
 #pragma GCC unroll 4
@@ -99,16 +102,18 @@ VEC_INLINE void keys_pack_block(const tile *t, bool bf16, const void *head, unsi
 
 /* Values [0, count) of a head, widened, cut into columns of 16. Beyond head_dim the last column
  * repeats its last quad: nobody reads those sums. */
-VEC_INLINE void values_pack_block(const tile *t, bool bf16, const void *head, unsigned count,
-                                  float *to)
+VEC_INLINE void values_pack_block(const tile *t, bool bf16, const void *head, const void *next,
+                                  unsigned count, float *to)
 {
     const size_t stride = t->attention->row_stride;
     const uint32_t head_dim = t->head_dim;
     uint32_t i = 0;
     for (; i + VEC_LANES <= head_dim; i += VEC_LANES, to += TILE_KEYS * VEC_LANES)
-        for (unsigned key = 0; key < count; key++)
+        for (unsigned key = 0; key < count; key++) {
+            __builtin_prefetch(element_at(bf16, next, key * stride + i));
             vec_store(to + key * VEC_LANES,
                       sixteen_load(bf16, element_at(bf16, head, key * stride + i)));
+        }
     if (i == head_dim)
         return;
     uint32_t last = head_dim - 4;
@@ -121,16 +126,21 @@ VEC_INLINE void values_pack_block(const tile *t, bool bf16, const void *head, un
     }
 }
 
+/* While a block is packed the same places of the next one are fetched: sixteen rows at a time are
+ * more streams than the processor foresees. A fetch of a row that does not exist does no harm. */
 VEC_INLINE void keys_values_pack_as(const tile *t, bool bf16, uint64_t key_first, unsigned count)
 {
     const qwen_attention *attention = t->attention;
     size_t head = t->kv_head * attention->head_stride;
     for (unsigned key = 0; key < count; key += BLOCK_KEYS) {
         uint64_t block = (key_first + key) / BLOCK_KEYS;
+        uint64_t next = (block + 1) * BLOCK_KEYS < attention->key_count ? block + 1 : block;
         unsigned used = count - key < BLOCK_KEYS ? count - key : BLOCK_KEYS;
-        keys_pack_block(t, bf16, element_at(bf16, attention->keys[block], head), used,
+        keys_pack_block(t, bf16, element_at(bf16, attention->keys[block], head),
+                        element_at(bf16, attention->keys[next], head), used,
                         t->scratch->keys + (size_t)key * t->head_dim);
-        values_pack_block(t, bf16, element_at(bf16, attention->values[block], head), used,
+        values_pack_block(t, bf16, element_at(bf16, attention->values[block], head),
+                          element_at(bf16, attention->values[next], head), used,
                           t->scratch->values + (size_t)key * VEC_LANES);
     }
 }

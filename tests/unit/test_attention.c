@@ -56,6 +56,7 @@ static const shape shapes[] = {
     {1, 4, 2, 128, 127, 128, F32, true, 1},
     {1, 8, 2, 64, 128, 129, BF16, true, 4},
     {1, 3, 1, 256, 200, 201, F32, true, 1},
+    {3, 2, 1, 64, 4000, 4003, F32, true, 1},
 };
 
 typedef struct problem {
