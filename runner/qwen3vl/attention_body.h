@@ -280,64 +280,93 @@ static float weights_make(float *weights, unsigned count, float *maximum, float 
     return faded[0];
 }
 
-/* One tile of keys for rows [row, row + rows). */
-static void strip_attend(const tile *t, unsigned row, unsigned rows, uint64_t key_first)
-{
-    qwen_attention_scratch *s = t->scratch;
-    size_t width = (size_t)t->columns * VEC_LANES;
+/* The rows that go through the registers together, and what they see of a tile of keys. */
+typedef struct strip {
+    unsigned row;
+    unsigned rows;
     unsigned seen[STRIP_ROWS];
-    unsigned least = TILE_KEYS, most = 0;
-    for (unsigned i = 0; i < rows; i++) {
-        seen[i] = keys_seen(t, row + i, key_first);
-        least = seen[i] < least ? seen[i] : least;
-        most = seen[i] > most ? seen[i] : most;
+    unsigned seen_least;
+    unsigned seen_most;
+} strip;
+
+static strip strip_make(const tile *t, unsigned row, uint64_t key_first)
+{
+    strip s = {.row = row, .rows = strip_rows(t->row_count - row), .seen_least = TILE_KEYS};
+    for (unsigned i = 0; i < s.rows; i++) {
+        unsigned seen = keys_seen(t, row + i, key_first);
+        s.seen[i] = seen;
+        s.seen_least = seen < s.seen_least ? seen : s.seen_least;
+        s.seen_most = seen > s.seen_most ? seen : s.seen_most;
     }
-    if (most == 0)
-        return;
-    product scores = {
-        .a = s->queries + (size_t)row * t->head_dim,
+    return s;
+}
+
+static void strip_scores(const tile *t, const strip *s)
+{
+    const product scores = {
+        .a = t->scratch->queries + (size_t)s->row * t->head_dim,
         .a_stride = t->head_dim,
-        .b = s->keys,
+        .b = t->scratch->keys,
         .b_stride = (size_t)t->head_dim * BLOCK_KEYS,
-        .sums = s->weights,
+        .sums = t->scratch->weights,
         .sums_stride = TILE_KEYS,
-        .columns = (most + BLOCK_KEYS - 1) / BLOCK_KEYS,
+        .columns = (s->seen_most + BLOCK_KEYS - 1) / BLOCK_KEYS,
         .depth = t->head_dim,
     };
-    product_run(rows, &scores);
+    product_run(s->rows, &scores);
+}
 
-    float fade[STRIP_ROWS];
-    for (unsigned i = 0; i < rows; i++)
-        if (seen[i] > 0)
-            fade[i] = weights_make(s->weights + i * TILE_KEYS, seen[i], &s->maxima[row + i],
-                                   s->sums + (size_t)(row + i) * VEC_LANES);
-    product mix = {
-        .a = s->weights,
+/* The weighted sums of values, to scratch->products: all rows together over the keys that all of
+ * them see, then each row alone over the rest of its own. */
+static void strip_mix(const tile *t, const strip *s)
+{
+    const size_t width = (size_t)t->columns * VEC_LANES;
+    const product shared = {
+        .a = t->scratch->weights,
         .a_stride = TILE_KEYS,
-        .b = s->values,
+        .b = t->scratch->values,
         .b_stride = TILE_KEYS * VEC_LANES,
-        .sums = s->products,
+        .sums = t->scratch->products,
         .sums_stride = width,
         .columns = t->columns,
-        .depth = least,
+        .depth = s->seen_least,
     };
-    product_run(rows, &mix);
-    for (unsigned i = 0; i < rows; i++) {
-        if (seen[i] == 0)
+    product_run(s->rows, &shared);
+    for (unsigned i = 0; i < s->rows; i++) {
+        if (s->seen[i] == s->seen_least)
             continue;
-        if (seen[i] > least) {
-            product rest = mix;
-            rest.a += i * TILE_KEYS + least;
-            rest.b += (size_t)least * VEC_LANES;
-            rest.sums += i * width;
-            rest.depth = seen[i] - least;
-            rest.accumulate = true;
-            product_run(1, &rest);
-        }
-        float *out = s->outputs + (row + i) * width;
+        product rest = shared;
+        rest.a += i * TILE_KEYS + s->seen_least;
+        rest.b += (size_t)s->seen_least * VEC_LANES;
+        rest.sums += i * width;
+        rest.depth = s->seen[i] - s->seen_least;
+        rest.accumulate = true;
+        product_run(1, &rest);
+    }
+}
+
+/* One tile of keys. A row that sees none of them keeps what it has. */
+static void strip_attend(const tile *t, const strip *s)
+{
+    qwen_attention_scratch *scratch = t->scratch;
+    const size_t width = (size_t)t->columns * VEC_LANES;
+    float fade[STRIP_ROWS];
+    if (s->seen_most == 0)
+        return;
+    strip_scores(t, s);
+    for (unsigned i = 0; i < s->rows; i++)
+        if (s->seen[i] > 0)
+            fade[i] = weights_make(scratch->weights + i * TILE_KEYS, s->seen[i],
+                                   &scratch->maxima[s->row + i],
+                                   scratch->sums + (size_t)(s->row + i) * VEC_LANES);
+    strip_mix(t, s);
+    for (unsigned i = 0; i < s->rows; i++) {
+        if (s->seen[i] == 0)
+            continue;
+        float *out = scratch->outputs + (s->row + i) * width;
+        const float *sums = scratch->products + i * width;
         for (size_t j = 0; j < width; j += VEC_LANES)
-            vec_store(out + j, vec_fma(vec_load(out + j), vec_set(fade[i]),
-                                       vec_load(s->products + i * width + j)));
+            vec_store(out + j, vec_fma(vec_load(out + j), vec_set(fade[i]), vec_load(sums + j)));
     }
 }
 
@@ -378,9 +407,10 @@ void ATTENTION_TILE(const qwen_attention *attention, uint32_t kv_head, uint64_t 
         if (count == 0)
             break;
         keys_values_pack(&t, key, count);
-        for (unsigned row = 0, rows; row < row_count; row += rows) {
-            rows = strip_rows(row_count - row);
-            strip_attend(&t, row, rows, key);
+        for (unsigned row = 0; row < row_count;) {
+            const strip s = strip_make(&t, row, key);
+            strip_attend(&t, &s);
+            row += s.rows;
         }
     }
     outputs_store(&t);
