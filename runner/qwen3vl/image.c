@@ -192,6 +192,28 @@ cenote_status qwen_image_load_bytes(const char *path, uint32_t out_height, uint3
     return status;
 }
 
+/* Rows of a baseline JPEG with halved chroma: 20 of luma, 2 x 10 halves of chroma, 6 upsampled and 7
+ * of ours; a PNG of 16-bit RGBA holds 19. */
+#define ROW_DECODER_ROWS  48u
+#define ROW_DECODER_BYTES (128u << 10)
+
+cenote_status qwen_image_size_bytes(const qwen_image_info *info, uint32_t out_height,
+                                    uint32_t out_width, uint64_t *out_bytes, cenote_error *err)
+{
+    cenote_status status = qwen_picture_check_size("picture", info->width, info->height, err);
+    if (status != CENOTE_OK)
+        return cenote_error_set(err, CENOTE_E_INVAL, "a picture of %ux%u is too large or empty",
+                                info->width, info->height);
+    const qwen_picture picture = {
+        .name = "picture",
+        .width = info->width,
+        .height = info->height,
+        .orientation = 1,
+        .decoder_bytes = ROW_DECODER_BYTES + ROW_DECODER_ROWS * ((uint64_t)info->width + 64),
+    };
+    return qwen_picture_bytes(&picture, out_height, out_width, out_bytes, err);
+}
+
 cenote_status qwen_image_load(const char *path, uint32_t out_height, uint32_t out_width,
                               uint8_t *rgb, cenote_error *err)
 {

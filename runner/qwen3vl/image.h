@@ -49,6 +49,12 @@ CENOTE_MUST_CHECK cenote_status qwen_image_load_bytes(const char *path, uint32_t
                                                       uint32_t out_width, uint64_t *out_bytes,
                                                       cenote_error *err);
 
+/** The same for a file of which only the size is known: enough for a baseline JPEG or a PNG that
+ *  is not interlaced, which are decoded a row at a time. Errors: CENOTE_E_INVAL, as above. */
+CENOTE_MUST_CHECK cenote_status qwen_image_size_bytes(const qwen_image_info *info,
+                                                      uint32_t out_height, uint32_t out_width,
+                                                      uint64_t *out_bytes, cenote_error *err);
+
 /** Decodes, turns (EXIF), converts to RGB (alpha dropped, as PIL's convert("RGB") does) and resizes
  *  into @p rgb [out_height][out_width][3], which is filled row by row: on failure its contents are
  *  undefined. Errors: CENOTE_E_CORRUPT (truncated or broken data), CENOTE_E_UNSUPPORTED (JPEG of 12

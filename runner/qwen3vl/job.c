@@ -27,6 +27,29 @@ static cenote_status probe_image(qwen_job *job, uint32_t i, cenote_error *err)
                                  &shape->decode_bytes[i], err);
 }
 
+cenote_status qwen_shape_image_add(const qwen_model *model, uint32_t width, uint32_t height,
+                                   uint32_t max_image_tokens, qwen_shape *shape, cenote_error *err)
+{
+    uint32_t i = shape->image_count, patch = model->config.vision.patch_size;
+    if (i >= QWEN_IMAGES_MAX)
+        return cenote_error_set(err, CENOTE_E_INVAL, "more than %u images", QWEN_IMAGES_MAX);
+    const qwen_image_info info = {width, height};
+    uint32_t grid_h, grid_w;
+    cenote_status status =
+        qwen_model_image_grid(model, width, height, max_image_tokens, &grid_h, &grid_w, err);
+    if (status == CENOTE_OK)
+        status = qwen_image_size_bytes(&info, grid_h * patch, grid_w * patch,
+                                       &shape->decode_bytes[i], err);
+    if (status != CENOTE_OK)
+        return status;
+    shape->grid_h[i] = grid_h;
+    shape->grid_w[i] = grid_w;
+    shape->prompt_tokens +=
+        (uint64_t)grid_h * grid_w / qwen_merge_count(&model->config.vision) + 2;
+    shape->image_count++;
+    return CENOTE_OK;
+}
+
 static uint64_t image_tokens(const qwen_job *job, uint32_t i)
 {
     return (uint64_t)job->shape.grid_h[i] * job->shape.grid_w[i] /

@@ -95,6 +95,13 @@ CENOTE_MUST_CHECK cenote_status qwen_model_image_grid(const qwen_model *model, u
                                                       uint32_t *out_grid_h, uint32_t *out_grid_w,
                                                       cenote_error *err);
 
+/** Adds a picture of which only the size is known: its grid, its tokens with their two markers, and
+ *  the memory of a decoder that works a row at a time. @p shape begins as {0} or as a job's.
+ *  Errors: CENOTE_E_INVAL (too many pictures, a size that the processor refuses). */
+CENOTE_MUST_CHECK cenote_status qwen_shape_image_add(const qwen_model *model, uint32_t width,
+                                                     uint32_t height, uint32_t max_image_tokens,
+                                                     qwen_shape *shape, cenote_error *err);
+
 typedef struct qwen_plan {
     bool fits;
     uint64_t limit_bytes;
