@@ -1,0 +1,19 @@
+# Made by 'cenote help --bash' from the tables in cli/options.c.
+_cenote()
+{
+    local word=${COMP_WORDS[COMP_CWORD]} options=
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W 'run plan inspect help --help --version' -- "$word"))
+        return
+    fi
+    case ${COMP_WORDS[1]} in
+    run) options='--image --prompt --system --memory --max-tokens --max-image-tokens --threads --temperature --seed --raw-prompt --parse-special --kv-type --json --logits --quiet --help' ;;
+    plan) options='--memory --image --prompt-tokens --max-tokens --max-image-tokens --threads --kv-type --json --quiet --help' ;;
+    inspect) options='--json --quiet --help' ;;
+    esac
+    case $word in
+    -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;
+    *) COMPREPLY=($(compgen -f -- "$word")) ;;
+    esac
+}
+complete -o filenames -F _cenote cenote

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the command share: exit codes, the options of a call, and how it speaks.
+ *
+ * The way of a call: main.c finds the subcommand, options.c fills a cli_options from the
+ * subcommand's table, and the subcommand's file does the work and returns an exit code. Data goes
+ * to stdout; everything else is one line each on stderr. */
+#ifndef CENOTE_CLI_H
+#define CENOTE_CLI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <cenote/cenote.h>
+
+#include "qwen3vl.h"
+
+/* Documented in cenote(1); scripts rely on them. 4 is kept for "no device". */
+enum cli_exit {
+    CLI_EXIT_OK = 0,
+    CLI_EXIT_FAILURE = 1,
+    CLI_EXIT_USAGE = 2,
+    CLI_EXIT_BUDGET = 3,
+    CLI_EXIT_CORRUPT = 5,
+    CLI_EXIT_INTERRUPTED = 130,
+};
+
+struct cli_pixels {
+    uint32_t width;
+    uint32_t height;
+};
+
+/* Every option of every subcommand; a table in options.c says which subcommand takes which. */
+struct cli_options {
+    const char *path; /* MODEL_DIR, or FILE.safetensors */
+    const char *image_paths[QWEN_IMAGES_MAX];
+    struct cli_pixels image_sizes[QWEN_IMAGES_MAX];
+    uint32_t image_count;
+    const char *prompt;
+    const char *system;
+    uint64_t memory_bytes;   /* 0: what the machine can spare */
+    const char *memory_text; /* as the user wrote it */
+    uint64_t prompt_tokens;
+    uint32_t max_tokens;
+    uint32_t max_image_tokens;
+    uint32_t thread_count;
+    uint64_t seed;
+    float temperature;
+    cenote_dtype kv_dtype;
+    const char *logits_path;
+    bool raw_prompt;
+    bool parse_special;
+    bool json;
+    bool quiet;
+    bool help;
+};
+
+/* ---- subcommands ---- */
+
+int cli_run(const struct cli_options *options);
+int cli_plan(const struct cli_options *options);
+int cli_inspect(const struct cli_options *options);
+
+/* ---- how it speaks (say.c) ---- */
+
+/* "cenote: ..." on stderr in one line; control characters are replaced. */
+void cli_say(const char *format, ...) CENOTE_PRINTF(1, 2);
+/* Says the error and gives the exit code that belongs to its status. */
+int cli_fail(const cenote_error *err);
+enum cli_exit cli_exit_of(cenote_status status);
+
+/* Bytes as "251.3 MiB" into @p text; decimal units (4.26 GB) for what is read, binary ones for
+ * memory, as disks and memory are sold. Both return @p text. */
+#define CLI_BYTES_TEXT 32
+const char *cli_memory_text(uint64_t size_bytes, char text[CLI_BYTES_TEXT]);
+const char *cli_disk_text(uint64_t size_bytes, char text[CLI_BYTES_TEXT]);
+
+/* Copies @p size_bytes of UTF-8 to @p out (at least as large) with what could command a terminal
+ * (C0 but \n and \t, DEL, C1) replaced by '?'. @return the bytes written; never more. */
+size_t cli_text_clean(const char *text, size_t size_bytes, char *out);
+
+/* ---- the budget of a call (limit.c) ---- */
+
+/* --memory, or what the machine can spare. A number above what the machine (or its cgroup) has is
+ * lowered to that, with a note unless quiet. */
+cenote_status cli_limit_get(const struct cli_options *options, uint64_t *out_limit_bytes,
+                            cenote_error *err);
+/* A budget that does not bind yet: the plan decides before the limit is set. */
+cenote_status cli_budget_create(cenote_budget **out_budget, cenote_error *err);
+/* The one line of a plan that does not fit. @return CLI_EXIT_BUDGET */
+int cli_refuse(const struct cli_options *options, const qwen_plan *plan, const qwen_shape *shape);
+
+#endif

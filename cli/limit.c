@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From --memory to a limit, and the line that refuses a run which does not fit. */
+#include <stdio.h>
+
+#include "cli.h"
+
+static cenote_status lower_to_machine(const struct cli_options *options, uint64_t *limit_bytes,
+                                      cenote_error *err)
+{
+    cenote_machine_memory machine;
+    cenote_status status = cenote_machine_memory_get(&machine, err);
+    if (status != CENOTE_OK)
+        return status;
+    uint64_t most = machine.total_bytes < machine.cgroup_limit_bytes ? machine.total_bytes
+                                                                     : machine.cgroup_limit_bytes;
+    if (*limit_bytes <= most)
+        return CENOTE_OK;
+    char text[CLI_BYTES_TEXT];
+    if (!options->quiet)
+        cli_say("note: --memory %s is more than there is; using %s", options->memory_text,
+                cli_memory_text(most, text));
+    *limit_bytes = most;
+    return CENOTE_OK;
+}
+
+cenote_status cli_limit_get(const struct cli_options *options, uint64_t *out_limit_bytes,
+                            cenote_error *err)
+{
+    uint64_t limit_bytes = options->memory_bytes;
+    if (limit_bytes > 0) {
+        cenote_status status = lower_to_machine(options, &limit_bytes, err);
+        if (status == CENOTE_OK)
+            *out_limit_bytes = limit_bytes;
+        return status;
+    }
+    cenote_machine_memory machine;
+    cenote_status status = cenote_machine_memory_get(&machine, err);
+    if (status == CENOTE_OK)
+        *out_limit_bytes = machine.spare_bytes;
+    return status;
+}
+
+cenote_status cli_budget_create(cenote_budget **out_budget, cenote_error *err)
+{
+    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
+    options.limit_bytes = INT64_MAX;
+    options.process_bytes = QWEN_PROCESS_BYTES;
+    return cenote_budget_create(&options, out_budget, err);
+}
+
+int cli_refuse(const struct cli_options *options, const qwen_plan *plan, const qwen_shape *shape)
+{
+    char needs[CENOTE_ERROR_MESSAGE_BYTES];
+    qwen_plan_explain(plan, shape, needs, sizeof needs);
+    char limit[CLI_BYTES_TEXT];
+    if (options->memory_text != NULL)
+        cli_say("--memory %s is too small: %s", options->memory_text, needs);
+    else
+        cli_say("the %s that this machine can spare are too little: %s",
+                cli_memory_text(plan->limit_bytes, limit), needs);
+    return CLI_EXIT_BUDGET;
+}

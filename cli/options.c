@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The subcommands' option tables and the parser over them.
+ *
+ * getopt_long() does the walking (permutation, --name=value, unique abbreviations, --); a table's
+ * setter does the checking. Messages are our own, for getopt's are not in one form. */
+#include "options.h"
+
+#include <getopt.h>
+#include <string.h>
+
+#include "size.h"
+
+#define TOKENS_MAX ((uint64_t)INT32_MAX)
+#define SIDE_MAX   65500u
+#define COUNT(a)   (sizeof(a) / sizeof((a)[0]))
+
+/* ---- setters ---- */
+
+static void *field(struct cli_options *options, const struct cli_option *option)
+{
+    return (char *)options + option->offset;
+}
+
+static cenote_status set_flag(struct cli_options *options, const struct cli_option *option,
+                              const char *value, cenote_error *err)
+{
+    (void)value;
+    (void)err;
+    *(bool *)field(options, option) = true;
+    return CENOTE_OK;
+}
+
+static cenote_status set_text(struct cli_options *options, const struct cli_option *option,
+                              const char *value, cenote_error *err)
+{
+    (void)err;
+    *(const char **)field(options, option) = value;
+    return CENOTE_OK;
+}
+
+static cenote_status set_u64(struct cli_options *options, const struct cli_option *option,
+                             const char *value, cenote_error *err)
+{
+    return cli_number_parse(value, option->min, option->max, field(options, option), err);
+}
+
+static cenote_status set_u32(struct cli_options *options, const struct cli_option *option,
+                             const char *value, cenote_error *err)
+{
+    uint64_t number;
+    cenote_status status = cli_number_parse(value, option->min, option->max, &number, err);
+    if (status == CENOTE_OK)
+        *(uint32_t *)field(options, option) = (uint32_t)number;
+    return status;
+}
+
+static cenote_status image_room(const struct cli_options *options, cenote_error *err)
+{
+    if (options->image_count == QWEN_IMAGES_MAX)
+        return cenote_error_set(err, CENOTE_E_INVAL, "more than %u images", QWEN_IMAGES_MAX);
+    return CENOTE_OK;
+}
+
+static cenote_status set_image(struct cli_options *options, const struct cli_option *option,
+                               const char *value, cenote_error *err)
+{
+    (void)option;
+    cenote_status status = image_room(options, err);
+    if (status == CENOTE_OK)
+        options->image_paths[options->image_count++] = value;
+    return status;
+}
+
+static cenote_status set_image_size(struct cli_options *options, const struct cli_option *option,
+                                    const char *value, cenote_error *err)
+{
+    (void)option;
+    struct cli_pixels pixels;
+    cenote_status status = image_room(options, err);
+    if (status == CENOTE_OK)
+        status = cli_pixels_parse(value, SIDE_MAX, &pixels.width, &pixels.height, err);
+    if (status == CENOTE_OK)
+        options->image_sizes[options->image_count++] = pixels;
+    return status;
+}
+
+static cenote_status set_memory(struct cli_options *options, const struct cli_option *option,
+                                const char *value, cenote_error *err)
+{
+    (void)option;
+    uint64_t whole_bytes = 0;
+    if (strchr(value, '%') != NULL) {
+        cenote_machine_memory machine;
+        cenote_status status = cenote_machine_memory_get(&machine, err);
+        if (status != CENOTE_OK)
+            return status;
+        whole_bytes = machine.total_bytes < machine.cgroup_limit_bytes ? machine.total_bytes
+                                                                       : machine.cgroup_limit_bytes;
+    }
+    options->memory_text = value;
+    return cli_size_parse(value, whole_bytes, &options->memory_bytes, err);
+}
+
+static cenote_status set_kv_type(struct cli_options *options, const struct cli_option *option,
+                                 const char *value, cenote_error *err)
+{
+    (void)option;
+    if (strcmp(value, "f32") == 0)
+        options->kv_dtype = CENOTE_DTYPE_F32;
+    else if (strcmp(value, "bf16") == 0)
+        options->kv_dtype = CENOTE_DTYPE_BF16;
+    else
+        return cenote_error_set(err, CENOTE_E_INVAL, "'%s' is neither f32 nor bf16", value);
+    return CENOTE_OK;
+}
+
+static cenote_status set_temperature(struct cli_options *options, const struct cli_option *option,
+                                     const char *value, cenote_error *err)
+{
+    double real;
+    cenote_status status = cli_real_parse(value, (double)option->max, &real, err);
+    if (status == CENOTE_OK)
+        options->temperature = (float)real;
+    return status;
+}
+
+/* ---- tables ---- */
+
+#define FIELD(name) offsetof(struct cli_options, name)
+#define FLAG(name, f, help)                                                                        \
+    {                                                                                              \
+        name, NULL, help, set_flag, FIELD(f), 0, 0                                                 \
+    }
+#define COMMON_MEMORY                                                                              \
+    {                                                                                              \
+        "memory", "SIZE|PCT%",                                                                     \
+            "most memory that the whole process may hold; default: what the machine can spare",    \
+            set_memory, 0, 0, 0                                                                    \
+    }
+#define COMMON_MAX_TOKENS                                                                          \
+    {                                                                                              \
+        "max-tokens", "N", "most tokens to produce; default: 512, or as many as fit", set_u32,     \
+            FIELD(max_tokens), 1, TOKENS_MAX                                                       \
+    }
+#define COMMON_IMAGE_TOKENS                                                                        \
+    {                                                                                              \
+        "max-image-tokens", "N",                                                                   \
+            "shrink each image to at most N tokens; default: what the model admits", set_u32,      \
+            FIELD(max_image_tokens), 1, TOKENS_MAX                                                 \
+    }
+#define COMMON_THREADS                                                                             \
+    {                                                                                              \
+        "threads", "N", "threads that compute; default: the CPUs that this process may use",       \
+            set_u32, FIELD(thread_count), 1, CENOTE_TEAM_SIZE_MAX                                  \
+    }
+#define COMMON_KV_TYPE                                                                             \
+    {                                                                                              \
+        "kv-type", "f32|bf16", "how keys and values are kept; bf16 halves them; default: f32",     \
+            set_kv_type, 0, 0, 0                                                                   \
+    }
+#define COMMON_JSON(schema) FLAG("json", json, "print one JSON object, schema " schema)
+#define COMMON_HELP         FLAG("help", help, "print this help")
+
+static const struct cli_option run_options[] = {
+    {"image", "PATH", "a PNG or JPEG file; may be repeated, images come before the text", set_image,
+     0, 0, 0},
+    {"prompt", "TEXT", "what to ask (required)", set_text, FIELD(prompt), 0, 0},
+    {"system", "TEXT", "a system message", set_text, FIELD(system), 0, 0},
+    COMMON_MEMORY,
+    COMMON_MAX_TOKENS,
+    COMMON_IMAGE_TOKENS,
+    COMMON_THREADS,
+    {"temperature", "T", "sample at this temperature; default: 0, the likeliest token",
+     set_temperature, 0, 0, 100},
+    {"seed", "S", "seed of the sampling; default: 0", set_u64, FIELD(seed), 0, UINT64_MAX},
+    FLAG("raw-prompt", raw_prompt,
+         "take the prompt as it is, without the chat template; control tokens in it count"),
+    FLAG("parse-special", parse_special,
+         "turn control-token text in the prompt into control tokens"),
+    COMMON_KV_TYPE,
+    COMMON_JSON("cenote.run/1"),
+    {"logits", "FILE.npy", "write each step's logits, float32 [steps, vocabulary]", set_text,
+     FIELD(logits_path), 0, 0},
+    FLAG("quiet", quiet, "no notes, no progress, no summary"),
+    COMMON_HELP,
+};
+
+static const struct cli_option plan_options[] = {
+    COMMON_MEMORY,
+    {"image", "WxH", "an image of so many pixels; may be repeated", set_image_size, 0, 0, 0},
+    {"prompt-tokens", "N", "tokens of the prompt besides the images'; default: 32", set_u64,
+     FIELD(prompt_tokens), 1, TOKENS_MAX},
+    COMMON_MAX_TOKENS,
+    COMMON_IMAGE_TOKENS,
+    COMMON_THREADS,
+    COMMON_KV_TYPE,
+    COMMON_JSON("cenote.plan/1"),
+    FLAG("quiet", quiet, "no notes"),
+    COMMON_HELP,
+};
+
+static const struct cli_option inspect_options[] = {
+    COMMON_JSON("cenote.inspect/1"),
+    FLAG("quiet", quiet, "no notes"),
+    COMMON_HELP,
+};
+
+const struct cli_command cli_commands[] = {
+    {"run", "MODEL_DIR", "answer a prompt about images, inside a memory budget",
+     "MODEL_DIR is a Hugging Face directory as downloaded. The answer streams to standard output "
+     "as it is produced. When standard error is a terminal a progress line shows there; a "
+     "one-line summary follows the answer.\n\n"
+     "--memory is a promise about the whole process: its peak resident set and its page tables "
+     "(VmHWM + VmPTE) stay at or below it. A budget that cannot work is refused before any weight "
+     "is read, with the smallest budget that does.\n\n"
+     "Control-token text in --prompt is ordinary text unless --parse-special is given. FILE.npy "
+     "appears when the run has ended well and not before.",
+     "cenote run Qwen3-VL-2B-Instruct --image cat.jpg --prompt 'What is this?' --memory 1GiB",
+     cli_run, run_options, COUNT(run_options)},
+    {"plan", "MODEL_DIR", "say whether a run fits a budget, and where each byte goes",
+     "The same code as the refusal of cenote run; nothing but headers is read. Pictures are taken "
+     "to be upright and decoded a row at a time (an interlaced PNG, a progressive JPEG or one that "
+     "EXIF turns may take more).\n\nThe exit code is 0 when the run fits and 3 when it does not.",
+     "cenote plan Qwen3-VL-2B-Instruct --memory 512MiB --image 1024x768 --max-tokens 64", cli_plan,
+     plan_options, COUNT(plan_options)},
+    {"inspect", "MODEL_DIR|FILE.safetensors", "list the tensors of a checkpoint",
+     "By class: how many, how many bytes, and the bytes that each token touches. Classes are known "
+     "for a model directory; in a single file every tensor is of class unknown.",
+     "cenote inspect Qwen3-VL-2B-Instruct --json", cli_inspect, inspect_options,
+     COUNT(inspect_options)},
+};
+const size_t cli_command_count = COUNT(cli_commands);
+
+const struct cli_command *cli_command_find(const char *name)
+{
+    for (size_t i = 0; i < cli_command_count; i++)
+        if (strcmp(cli_commands[i].name, name) == 0)
+            return &cli_commands[i];
+    return NULL;
+}
+
+/* ---- parser ---- */
+
+#define OPTION_COUNT_MAX 32u
+/* getopt_long() returns this plus the option's index; above every character. */
+#define OPTION_BASE 256
+
+static cenote_status usage(const struct cli_command *command, cenote_error *err, const char *what,
+                           const char *name)
+{
+    return cenote_error_set(err, CENOTE_E_INVAL, "%s: %s%s (see 'cenote %s --help')", command->name,
+                            what, name, command->name);
+}
+
+static void long_options(const struct cli_command *command, struct option *out)
+{
+    memset(out, 0, (OPTION_COUNT_MAX + 1) * sizeof *out);
+    for (size_t i = 0; i < command->option_count && i < OPTION_COUNT_MAX; i++) {
+        out[i].name = command->options[i].name;
+        out[i].has_arg = command->options[i].value_name != NULL ? required_argument : no_argument;
+        out[i].val = OPTION_BASE + (int)i;
+    }
+}
+
+static cenote_status set_option(const struct cli_command *command, size_t index,
+                                struct cli_options *options, cenote_error *err)
+{
+    const struct cli_option *option = &command->options[index];
+    cenote_error detail;
+    cenote_status status = option->set(options, option, optarg, &detail);
+    if (status != CENOTE_OK)
+        return cenote_error_set(err, status, "%s: --%s: %s", command->name, option->name,
+                                detail.message);
+    return CENOTE_OK;
+}
+
+/* getopt says '?' for an option that nobody knows, an abbreviation of several and a value that the
+ * option does not take; only the last leaves its code in optopt. */
+static cenote_status refuse_option(const struct cli_command *command, int code, const char *word,
+                                   cenote_error *err)
+{
+    if (code == ':')
+        return usage(command, err, "a value is missing after ", word);
+    if (optopt >= OPTION_BASE)
+        return usage(command, err, "no value belongs to --",
+                     command->options[optopt - OPTION_BASE].name);
+    return usage(command, err, "unknown or ambiguous option ", word);
+}
+
+static cenote_status take_path(const struct cli_command *command, int argc, char **argv,
+                               struct cli_options *options, cenote_error *err)
+{
+    if (optind == argc)
+        return usage(command, err, command->argument, " is missing");
+    if (optind + 1 < argc)
+        return usage(command, err, "one argument too many: ", argv[optind + 1]);
+    options->path = argv[optind];
+    if (options->path[0] == '\0')
+        return usage(command, err, command->argument, " is empty");
+    return CENOTE_OK;
+}
+
+cenote_status cli_options_parse(const struct cli_command *command, int argc, char **argv,
+                                struct cli_options *out_options, cenote_error *err)
+{
+    struct cli_options options = {.kv_dtype = CENOTE_DTYPE_F32};
+    struct option table[OPTION_COUNT_MAX + 1];
+    long_options(command, table);
+    optind = 0; /* 0 and not 1: GNU getopt forgets an earlier scan */
+    opterr = 0;
+    for (;;) {
+        int word = optind > 0 ? optind : 1;
+        int code = getopt_long(argc, argv, ":", table, NULL);
+        if (code == -1)
+            break;
+        cenote_status status;
+        if (code >= OPTION_BASE)
+            status = set_option(command, (size_t)(code - OPTION_BASE), &options, err);
+        else
+            status = refuse_option(command, code, argv[optind > word ? optind - 1 : word], err);
+        if (status != CENOTE_OK)
+            return status;
+    }
+    cenote_status status = CENOTE_OK;
+    if (!options.help)
+        status = take_path(command, argc, argv, &options, err);
+    if (status == CENOTE_OK)
+        *out_options = options;
+    return status;
+}

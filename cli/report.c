@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* json_pack() takes over ("o") what it is given, NULL included, and then gives NULL: one check at
+ * the end covers every allocation above it. */
+#include "report.h"
+
+#define COUNT(n) cli_json_count(n)
+#define REAL(x)  cli_json_real(x)
+
+uint64_t cli_peak_bytes(const cenote_process_memory *process)
+{
+    return process->resident_peak_bytes + process->page_table_bytes;
+}
+
+json_t *cli_grids_json(const uint32_t *grids, uint32_t image_count)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < image_count; i++)
+        if (json_array_append_new(array, cli_json_ids(grids + 3 * i, 3)) != 0) {
+            json_decref(array);
+            return NULL;
+        }
+    return array;
+}
+
+bool cli_plan_json_add(json_t *memory, const qwen_plan *plan)
+{
+    const struct {
+        const char *name;
+        uint64_t size_bytes;
+    } parts[] = {
+        {"smallest_budget_bytes", plan->smallest_bytes},
+        {"process_bytes", plan->process_bytes},
+        {"tables_bytes", plan->tables_bytes},
+        {"books_bytes", plan->books_bytes},
+        {"weights_bytes", plan->weights_bytes},
+        {"scratch_bytes", plan->scratch_bytes},
+        {"staging_bytes", plan->staging_bytes},
+        {"kv_bytes", plan->kv_bytes},
+        {"image_bytes", plan->image_bytes},
+        {"activation_bytes", plan->activation_bytes},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (json_object_set_new(memory, parts[i].name, COUNT(parts[i].size_bytes)) != 0)
+            return false;
+    return true;
+}
+
+static json_t *memory_json(const struct cli_run_report *report)
+{
+    const cenote_process_memory *process = &report->process;
+    json_t *memory = json_pack(
+        "{s:o, s:o, s:o, s:o, s:o}", "budget_bytes", COUNT(report->plan->limit_bytes), "peak_bytes",
+        COUNT(cli_peak_bytes(process)), "resident_peak_bytes", COUNT(process->resident_peak_bytes),
+        "page_table_bytes", COUNT(process->page_table_bytes), "charged_peak_bytes",
+        COUNT(report->budget.charged_peak_bytes));
+    if (memory != NULL && cli_plan_json_add(memory, report->plan))
+        return memory;
+    json_decref(memory);
+    return NULL;
+}
+
+static json_t *io_json(const struct cli_run_report *report)
+{
+    cenote_weights_stats stats;
+    cenote_weights_stats_get(qwen_model_weights(report->model), &stats);
+    const qwen_result *result = report->result;
+    return json_pack("{s:o, s:o, s:o, s:s, s:b, s:o, s:o, s:o, s:o}", "weight_bytes_read",
+                     COUNT(result->weight_bytes_read), "bytes_read_per_token",
+                     COUNT(result->bytes_read_per_token), "prefill_weight_passes",
+                     COUNT(result->prefill_weight_passes), "engine", stats.engine, "direct",
+                     (int)stats.direct, "seconds_waiting", REAL(result->seconds_waiting),
+                     "read_count", COUNT(stats.read_count), "retry_count", COUNT(stats.retry_count),
+                     "process_disk_read_bytes", COUNT(report->process.disk_read_bytes));
+}
+
+static json_t *time_json(const struct cli_run_report *report)
+{
+    const qwen_result *result = report->result;
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "load_s", REAL(result->load_s), "vision_s",
+                     REAL(result->vision_s), "prefill_s", REAL(result->prefill_s), "decode_s",
+                     REAL(result->decode_s), "seconds_per_token", REAL(result->seconds_per_token),
+                     "total_s", REAL(report->total_s));
+}
+
+json_t *cli_run_json(const struct cli_run_report *report)
+{
+    const struct cli_options *options = report->options;
+    const qwen_result *result = report->result;
+    uint64_t prompt_count;
+    const uint32_t *prompt_ids = qwen_job_prompt_ids(report->job, &prompt_count);
+    return json_pack(
+        "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:o, s:o}", "schema",
+        "cenote.run/1", "version", cenote_version(), "model", cli_json_text(options->path), "text",
+        cli_json_text(result->text), "prompt_token_ids", cli_json_ids(prompt_ids, prompt_count),
+        "token_ids", cli_json_ids(result->token_ids, result->token_count), "grid_thw",
+        cli_grids_json(qwen_job_grids(report->job), options->image_count), "stop_reason",
+        result->stop_reason, "memory", memory_json(report), "io", io_json(report), "time",
+        time_json(report), "threads", COUNT(report->plan->thread_count), "kv_type",
+        options->kv_dtype == CENOTE_DTYPE_BF16 ? "bf16" : "f32", "temperature",
+        REAL((double)options->temperature), "seed", COUNT(options->seed));
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The JSON object of a run, schema cenote.run/1, and the parts of a plan that several reports
+ * show. */
+#ifndef CENOTE_CLI_REPORT_H
+#define CENOTE_CLI_REPORT_H
+
+#include "json.h"
+
+struct cli_run_report {
+    const struct cli_options *options;
+    const qwen_model *model;
+    const qwen_job *job;
+    const qwen_shape *shape;
+    const qwen_plan *plan;
+    const qwen_result *result;
+    cenote_budget_stats budget;
+    cenote_process_memory process;
+    double total_s;
+};
+
+/* What --memory is a promise about: VmHWM + VmPTE. */
+uint64_t cli_peak_bytes(const cenote_process_memory *process);
+
+/* NULL without memory, as all of jansson. */
+json_t *cli_run_json(const struct cli_run_report *report);
+json_t *cli_grids_json(const uint32_t *grids, uint32_t image_count);
+/* Adds the members of the plan that add up to its memory. @return false without memory. */
+bool cli_plan_json_add(json_t *memory, const qwen_plan *plan);
+
+#endif
