@@ -1,0 +1,217 @@
+#!/bin/sh
+# command.sh CENOTE MAKE_CHECKPOINT JSON_GET ROOT: the command as a user meets it, on a tiny random
+# model: what it prints, what it leaves behind, and one clear line and the right exit code for
+# everything that can go wrong.
+set -eu
+cenote=$1 make_checkpoint=$2 json_get=$3 root=$4
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+TERM=dumb
+export TERM
+picture=$root/examples/cat.png
+sanitized=${SANITIZE:-}
+
+fail() {
+    echo "FAILED: $*"
+    [ -s out ] && { echo "stdout:"; head -c 2000 out; }
+    [ -s err ] && { echo "stderr:"; head -c 4000 err; }
+    exit 1
+}
+
+# expect CODE ARGUMENT...: runs the command into files out and err.
+expect() {
+    wanted=$1
+    shift
+    code=0
+    "$cenote" "$@" >out 2>err </dev/null || code=$?
+    [ "$code" = "$wanted" ] || fail "exit code $code and not $wanted: cenote $*"
+}
+
+# refused CODE TEXT ARGUMENT...: nothing on stdout, one line on stderr, and the line says TEXT.
+refused() {
+    refused_code=$1 refused_text=$2
+    shift 2
+    expect "$refused_code" "$@"
+    [ -s out ] && fail "a refusal wrote to stdout: cenote $*"
+    [ "$(wc -l <err)" = 1 ] || fail "not one line: cenote $*"
+    grep -q "^cenote: " err || fail "the line does not name the program: cenote $*"
+    grep -qF -e "$refused_text" err || fail "the line does not say '$refused_text': cenote $*"
+}
+
+get() { # PATH: of the JSON in out
+    "$json_get" "$1" <out || fail "no $1"
+}
+
+"$make_checkpoint" tiny model --quiet --shards 2
+"$make_checkpoint" tiny single --quiet --shards 1
+shard=$(find model -name '*.safetensors' | sort | tail -n 1)
+single=$(find single -name '*.safetensors')
+
+# ---- usage: 2 ----
+refused 2 "a command is missing"
+refused 2 "nonsense" nonsense
+refused 2 "MODEL_DIR is missing" run --prompt hi
+refused 2 "--prompt" run model
+refused 2 "--bogus" run model --prompt hi --bogus
+refused 2 "12potatoes" run model --prompt hi --memory 12potatoes
+refused 2 "'0'" run model --prompt hi --memory 0
+refused 2 "1 to 256" run model --prompt hi --threads 1000
+refused 2 "no tokens" run model --raw-prompt --prompt ''
+
+# ---- a run ----
+expect 0 run model --image "$picture" --prompt "What is this?" --memory 256MiB --max-tokens 5
+[ "$(tail -c 1 out | od -An -c | tr -d ' ')" = '\n' ] || fail "no newline at the end"
+grep -q "5 tokens" err || fail "no summary"
+if [ -z "$sanitized" ]; then
+    [ "$(wc -l <err)" = 1 ] || fail "more than the summary on stderr"
+fi
+cp out text
+expect 0 run model --image "$picture" --prompt "What is this?" --max-tokens 5 --quiet
+cmp -s out text || fail "the default budget changes the answer"
+[ -z "$sanitized" ] && [ -s err ] && fail "--quiet is not"
+
+# ---- --json ----
+expect 0 run model --image "$picture" --image "$picture" --prompt "Compare." --memory 256MiB \
+    --max-tokens 6 --json --logits logits.npy --threads 2
+for key in text prompt_token_ids token_ids grid_thw stop_reason \
+    memory.budget_bytes memory.peak_bytes memory.smallest_budget_bytes memory.weights_bytes \
+    memory.staging_bytes memory.kv_bytes memory.activation_bytes \
+    io.weight_bytes_read io.bytes_read_per_token io.prefill_weight_passes io.engine io.direct \
+    io.seconds_waiting time.load_s time.vision_s time.prefill_s time.decode_s \
+    time.seconds_per_token; do
+    get $key >/dev/null
+done
+[ "$(get schema)" = cenote.run/1 ] || fail "schema"
+[ "$(get grid_thw)" = 2 ] || fail "two images, $(get grid_thw) grids"
+[ "$(get memory.budget_bytes)" = 268435456 ] || fail "budget"
+[ "$(get prompt_token_ids)" -gt 10 ] || fail "prompt_token_ids"
+steps=$(get token_ids)
+[ "$steps" -ge 1 ] && [ "$steps" -le 6 ] || fail "$steps tokens"
+case $(get stop_reason) in end | length) ;; *) fail "stop_reason" ;; esac
+if [ -z "$sanitized" ]; then
+    [ "$(get memory.peak_bytes)" -le 268435456 ] || fail "the peak is above the budget"
+fi
+
+# ---- --logits: float32 [steps, vocabulary] ----
+vocabulary=$(tr -d ' \n' <model/config.json | sed 's/.*"vocab_size":\([0-9]*\).*/\1/')
+head -c 128 logits.npy | grep -qaF "'descr': '<f4', 'fortran_order': False, 'shape': ($steps, $vocabulary)" ||
+    fail "header of logits.npy"
+[ "$(wc -c <logits.npy)" = $((128 + steps * vocabulary * 4)) ] || fail "size of logits.npy"
+ls | grep -q tmp && fail "a temporary file stayed"
+refused 1 "missing/l.npy" run model --prompt hi --logits missing/l.npy
+
+# ---- does not fit: 3, and the budget that is named then works ----
+refused 3 "needs at least" run model --image "$picture" --prompt hi --max-tokens 3 --memory 1MiB
+needed=$(sed 's/.*needs at least \([0-9]*\) MiB.*/\1/' err)
+expect 0 run model --image "$picture" --prompt hi --max-tokens 3 --memory "${needed}MiB" --json
+smallest=$(get memory.smallest_budget_bytes)
+[ $((smallest / 1048576)) -le "$needed" ] || fail "smallest_budget_bytes $smallest, named $needed MiB"
+expect 0 run model --image "$picture" --prompt hi --max-tokens 3 --memory "$smallest" --json
+if [ -z "$sanitized" ]; then
+    [ "$(get memory.peak_bytes)" -le "$smallest" ] || fail "peak above the smallest budget"
+fi
+refused 3 "needs at least" run model --image "$picture" --prompt hi --max-tokens 3 \
+    --memory $((smallest - 1))
+
+# ---- plan: the same answer without the run ----
+expect 0 plan model --memory 256MiB --image 320x240 --max-tokens 8
+grep -q "^fits in 256.0 MiB" out || fail "plan"
+expect 3 plan model --memory 1MiB --image 320x240
+grep -q "needs at least" err || fail "plan does not refuse"
+expect 3 plan model --memory 1MiB --json
+[ "$(get fits)" = false ] || fail "fits"
+expect 0 plan model --memory "$(get memory.smallest_budget_bytes)" --json
+[ "$(get schema)" = cenote.plan/1 ] || fail "schema of plan"
+[ "$(get fits)" = true ] || fail "the smallest budget does not fit"
+
+# ---- inspect ----
+expect 0 inspect model
+grep -q "each token touches" out || fail "inspect"
+expect 0 inspect model --json
+[ "$(get schema)" = cenote.inspect/1 ] || fail "schema of inspect"
+[ "$(get tensors)" = "$(get tensor_count)" ] || fail "tensors"
+expect 0 inspect "$single" --json
+[ "$(get classes.unknown.tensors)" = "$(get tensor_count)" ] || fail "classes of a file"
+
+# ---- wrong paths: 1 ----
+refused 1 "nowhere" run nowhere --prompt hi
+refused 1 "nowhere" inspect nowhere
+refused 1 "nowhere" plan nowhere
+refused 1 "nothing.png" run model --image nothing.png --prompt hi
+mkdir empty
+refused 1 "config.json" run empty --prompt hi
+
+# ---- corrupt: 5 ----
+head -c 5000 "$picture" >short.png
+printf 'this is no picture' >fake.png
+: >zero.png
+refused 5 "fake.png" run model --image fake.png --prompt hi
+refused 5 "zero.png" run model --image zero.png --prompt hi
+expect 5 run model --image short.png --prompt hi
+grep -q "short.png" err || fail "does not name the picture"
+cp -r model cut
+truncate -s -1000 "cut/${shard##*/}"
+refused 5 "${shard##*/}" run cut --prompt hi
+refused 5 "${shard##*/}" inspect cut
+cp -r model bad
+printf '\377\377\377\377\377\377\377\177' | dd of="bad/${shard##*/}" conv=notrunc bs=8 2>/dev/null
+refused 5 "${shard##*/}" run bad --prompt hi
+cp -r model json
+echo '{"broken":' >json/config.json
+refused 5 "config.json" run json --prompt hi
+rm cut/*.safetensors
+refused 1 "safetensors" run cut --prompt hi
+
+# A name cannot command the terminal.
+hostile=$(printf 'no\033[2Jwhere')
+refused 1 "no?[2Jwhere" run "$hostile" --prompt hi
+
+# ---- a closed pipe is an error, not a silent death ----
+{
+    code=0
+    "$cenote" run model --prompt hi --max-tokens 200 2>err || code=$?
+    echo "$code" >code
+} | :
+[ "$(cat code)" = 1 ] || fail "a closed pipe gave $(cat code)"
+grep -q "cannot write" err || fail "a closed pipe has no line"
+if [ -w /dev/full ]; then
+    code=0
+    "$cenote" run model --prompt hi --max-tokens 3 --json >/dev/full 2>err || code=$?
+    [ "$code" = 1 ] || fail "a full disk gave $code"
+fi
+
+# ---- signals: 130, and nothing stays; a kill leaves nothing either ----
+long_run() { # starts it in the background and waits until it writes
+    mkfifo pipe
+    # env: a shell starts background jobs with SIGINT ignored, and the command keeps that.
+    env --default-signal=INT "$cenote" run model --prompt hi --max-tokens 100000 \
+        --logits long.npy "$@" >pipe 2>err &
+    runner=$!
+    head -c 1 <pipe >/dev/null &
+    wait_for=$!
+    exec 3<pipe
+    wait $wait_for
+    rm pipe
+}
+if env --default-signal=INT true 2>/dev/null; then
+    long_run
+    kill -INT $runner
+    cat <&3 >/dev/null
+    exec 3<&-
+    code=0
+    wait $runner || code=$?
+    : >out
+    [ "$code" = 130 ] || fail "SIGINT gave $code"
+    grep -q "interrupted" err || fail "no line on SIGINT"
+    [ -e long.npy ] && fail "an interrupted run left its logits"
+
+    long_run
+    kill -KILL $runner
+    exec 3<&-
+    wait $runner 2>/dev/null || true
+    ls | grep -q long && fail "a killed run left $(ls | grep long)"
+else
+    echo "env cannot set signals; interrupts are not tested"
+fi
+echo "the command does as it says"

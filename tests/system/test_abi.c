@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What programs that were compiled against version 0.1 rely on: the sizes and offsets of structs
+ * that cross the border, the values of enums, the versions of options. A change here needs a new
+ * version of the options struct or of the library. Only where long and pointers have 64 bits. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <cenote/cenote.h>
+
+#define SIZE(type, bytes)        assert_int_equal(sizeof(type), bytes)
+#define AT(type, member, offset) assert_int_equal(offsetof(type, member), offset)
+
+static void test_options(void **state)
+{
+    (void)state;
+    SIZE(cenote_budget_options, 32);
+    AT(cenote_budget_options, limit_bytes, 8);
+    AT(cenote_budget_options, os, 24);
+    SIZE(cenote_pool_options, 16);
+    AT(cenote_pool_options, class_id, 4);
+    AT(cenote_pool_options, quota_bytes, 8);
+    SIZE(cenote_kv_options, 32);
+    AT(cenote_kv_options, token_count_max, 16);
+    AT(cenote_kv_options, dtype, 24);
+    SIZE(cenote_weights_options, 8);
+    AT(cenote_weights_options, io_mode, 4);
+    SIZE(cenote_stream_options, 24);
+    AT(cenote_stream_options, panel_bytes_max, 8);
+    AT(cenote_stream_options, thread_count, 20);
+    SIZE(cenote_stream_item, 8);
+    assert_int_equal(CENOTE_BUDGET_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_POOL_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_KV_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_WEIGHTS_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_STREAM_OPTIONS_VERSION, 1);
+}
+
+static void test_reports(void **state)
+{
+    (void)state;
+    SIZE(cenote_error, 4 + CENOTE_ERROR_MESSAGE_BYTES);
+    AT(cenote_error, message, 4);
+    SIZE(cenote_machine_memory, 48);
+    SIZE(cenote_process_memory, 32);
+    SIZE(cenote_budget_stats, 32);
+    SIZE(cenote_pool_stats, 80);
+    SIZE(cenote_tensor_info, 104);
+    AT(cenote_tensor_info, shape, 16);
+    AT(cenote_tensor_info, offset_bytes, 88);
+    AT(cenote_tensor_info, size_bytes, 96);
+    SIZE(cenote_weights_stats, 56);
+    AT(cenote_weights_stats, engine, 48);
+    SIZE(cenote_panel, 48);
+    AT(cenote_panel, slot, 40);
+}
+
+static void test_values(void **state)
+{
+    (void)state;
+    assert_int_equal(CENOTE_E_INVAL, -1);
+    assert_int_equal(CENOTE_E_BUDGET, -4);
+    assert_int_equal(CENOTE_E_CORRUPT, -7);
+    assert_int_equal(CENOTE_E_CANCELLED, -10);
+    assert_int_equal(CENOTE_CLASS_PARAMETERS, 0);
+    assert_int_equal(CENOTE_CLASS_GENERAL, 7);
+    assert_int_equal(CENOTE_CLASS_COUNT, 8);
+    assert_int_equal(CENOTE_DTYPE_F64, 0);
+    assert_int_equal(CENOTE_DTYPE_BF16, 3);
+    assert_int_equal(CENOTE_DTYPE_F8_E5M2, 14);
+    assert_int_equal(CENOTE_GRANULE_BYTES, 65536);
+    assert_int_equal(CENOTE_KV_BLOCK_TOKENS, 16);
+}
+
+int main(void)
+{
+    if (sizeof(long) != 8 || sizeof(void *) != 8)
+        return 77;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_reports),
+        cmocka_unit_test(test_values),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
