@@ -14,7 +14,8 @@ cat <<END
 The model in $model is tiny and random: it takes the real way from picture to text, and its
 text is noise. The project ships no trained model yet; with one, the call is the same.
 
-\$ cenote run $model --image $image --prompt "$prompt" --memory $memory --max-tokens 32
+\$ cenote run $model --image $image --prompt "$prompt" --memory $memory \\
+    --max-tokens 32 --temperature 1 --seed 2
 END
 "$build/cli/cenote" run "$model" --image "$image" --prompt "$prompt" --memory "$memory" \
-    --max-tokens 32
+    --max-tokens 32 --temperature 1 --seed 2
