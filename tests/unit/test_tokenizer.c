@@ -389,6 +389,8 @@ static void test_corrupt(void **state)
         {"\"!\":0", "\"!\":{}", "another form"},
         {"\"!\":0", "\"!\":1", "\"\"\": its id is given to another token"},
         {"\"!\":0", "\"!\":0,\"!\":604", "model.vocab \"!\": given twice"},
+        /* The bytes of the first are the name of the second: still two tokens. */
+        {"\"!\":0", "\"!\":0,\"\\u00c3\\u00b6\":700,\"\\u00f6\":700", "given to another token"},
         {"\"!\":0", "\"\":0", "an empty token"},
         {"\"!\":0", "\"! \":0", "stands for no byte"},
         {"\"!\":0", "\"\xe4\xbd\xa0\":0", "stands for no byte"},

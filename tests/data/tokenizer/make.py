@@ -27,19 +27,27 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<
 PLAIN = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
 SEED = 20240607
 
-# Written for this file.
+# Written for this file. (Blank lines, so that two line ends are a token of their own.)
 CORPUS = """
 The quick brown fox jumps over the lazy dog; it's what foxes do, and they'll do it again.
+
 What is this? This is a picture of a cat on a mat. The cat isn't looking at the camera.
+
 Describe this image. user assistant system user assistant system user assistant system
+
 I've seen 3 ships, 14 boats and 159 birds.  We're here; you'd think so, wouldn't you?
+
     for (int i = 0; i < count; i++) {
         sum += values[i];
     }
+
 \t\tindented with tabs\r\nand a line of another kind\r\n\r\n
+
 El perro corre por la calle. Der Hund läuft über die Straße. Le chien court dans la forêt.
+
 Собака бежит по улице. Ο σκύλος τρέχει στο δρόμο. הכלב רץ ברחוב. الكلب يجري في الشارع.
 犬が通りを走っている。 狗在街上跑。 개가 거리를 달린다. कुत्ता सड़क पर दौड़ रहा है। สุนัขวิ่งบนถนน
+
 What is in the image? There are two images. The first image shows a street, the second a house.
 """
 
