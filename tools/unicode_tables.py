@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes runner/qwen3vl/unicode_tables.inc: the sets of code points that decide how the released
+"""Writes runner/qwen3vl/tokenizer/unicode_tables.inc: the sets of code points that decide how the released
 tokenizers split and normalise text.
 
     python3 -m venv v && v/bin/pip install tokenizers==0.22.2
-    v/bin/python tools/unicode_tables.py > runner/qwen3vl/unicode_tables.inc
+    v/bin/python tools/unicode_tables.py > runner/qwen3vl/tokenizer/unicode_tables.inc
 
 The sets are asked of `tokenizers` itself, because token ids must equal its own, and because it
 mixes two Unicode versions: the regex engine's classes are newer than those of the C libraries in

@@ -13,7 +13,7 @@
 
 #include <cenote/cenote.h>
 
-#include "tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 /** What the template of a model directory asks for. */
 typedef struct qwen_chat_style {

@@ -9,7 +9,7 @@
 
 #include <cenote/cenote.h>
 
-#include "image.h"
+#include "image/image.h"
 
 #define QWEN_DEEPSTACK_MAX 16u
 #define QWEN_EOS_MAX       16u

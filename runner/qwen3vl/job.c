@@ -44,8 +44,7 @@ cenote_status qwen_shape_image_add(const qwen_model *model, uint32_t width, uint
         return status;
     shape->grid_h[i] = grid_h;
     shape->grid_w[i] = grid_w;
-    shape->prompt_tokens +=
-        (uint64_t)grid_h * grid_w / qwen_merge_count(&model->config.vision) + 2;
+    shape->prompt_tokens += (uint64_t)grid_h * grid_w / qwen_merge_count(&model->config.vision) + 2;
     shape->image_count++;
     return CENOTE_OK;
 }

@@ -10,7 +10,7 @@
 #include "chat.h"
 #include "config.h"
 #include "qwen3vl.h"
-#include "tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 /** A vector that is kept resident as fp32: a norm's gain or a bias. */
 typedef struct qwen_vector {

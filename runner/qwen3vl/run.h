@@ -7,7 +7,7 @@
 
 #include <signal.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "layout.h"
 #include "model.h"
 
