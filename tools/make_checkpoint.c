@@ -32,6 +32,7 @@ static const char usage[] =
     "  --image-pixels MIN:MAX limits of the image processor, default 65536:16777216\n"
     "  --keep-free SIZE       disk space to leave, default 256MiB\n"
     "  --threads N            writers, default: CPUs, at most 4\n"
+    "  --buffered             through the page cache, as where O_DIRECT does not work\n"
     "  --quiet                no closing line\n"
     "  --help\n"
     "\n"
@@ -44,7 +45,7 @@ struct options {
     struct ckpt_layout layout;
     const char *tokenizer;
     uint64_t threads;
-    bool quiet, help;
+    bool buffered, quiet, help;
 };
 
 static int bad_usage(const char *format, const char *value)
@@ -147,6 +148,9 @@ static bool option_read(int option, const char *value, struct options *options)
         return parse_size(value, &options->keep_free);
     case 'j':
         return parse_number(value, 1, 16, &options->threads);
+    case 'b':
+        options->buffered = true;
+        return true;
     case 'q':
         options->quiet = true;
         return true;
@@ -170,6 +174,7 @@ static int options_read(int argc, char **argv, struct options *options)
         {"image-pixels", required_argument, NULL, 'p'},
         {"keep-free", required_argument, NULL, 'f'},
         {"threads", required_argument, NULL, 'j'},
+        {"buffered", no_argument, NULL, 'b'},
         {"quiet", no_argument, NULL, 'q'},
         {"help", no_argument, NULL, 'h'},
         {0},
@@ -297,6 +302,7 @@ static int content_write(const struct options *options, const struct content *co
     ckpt_interrupt_catch();
     if (ckpt_output_open(options->out_dir, content->total_bytes, options->keep_free, &output) != 0)
         return -1;
+    output.buffered = options->buffered;
     double started = ckpt_seconds();
     for (size_t i = 0; i < content->file_count; i++)
         if (ckpt_output_file(&output, content->files[i].name, content->files[i].text,

@@ -4,9 +4,10 @@
  * cases/NAME.json says which random checkpoint to make, what to ask and what came out;
  * cases/NAME.f32 holds the values (make_goldens.py made both). Every case runs twice: with room
  * and the best instruction set, and in the smallest budget that works, where prefill goes in
- * chunks, with the portable kernels. Stages are compared one by one, for one wrong stage hides in
- * the noise of random weights when only the end is looked at. CENOTE_GOLDEN_VERBOSE=1 prints
- * every distance. */
+ * chunks, with another number of threads and the portable kernels. Stages are compared one by one,
+ * for one wrong stage hides in the noise of random weights when only the end is looked at. The
+ * logits of both runs must be the same to the bit. CENOTE_GOLDEN_VERBOSE=1 prints every distance.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -54,6 +55,7 @@ struct golden {
     size_t array_count;
     struct array *logits;
     uint64_t logits_step; /* of the run */
+    uLong logits_sum;     /* of all bytes of all logits of the run */
     char folder[512], model[600];
 };
 
@@ -192,6 +194,7 @@ static cenote_status on_logits(void *context, const float *logits, uint32_t voca
     struct golden *golden = context;
     (void)err;
     rows_compare(golden->logits, golden->logits_step++, logits, 1, vocab_size);
+    golden->logits_sum = crc32(golden->logits_sum, (const Bytef *)logits, 4 * vocab_size);
     return CENOTE_OK;
 }
 
@@ -304,13 +307,29 @@ static void job_run(struct golden *golden, qwen_job *job, const qwen_plan *plan)
     qwen_result result;
     cenote_error err = {0};
     golden->logits_step = 0;
+    golden->logits_sum = crc32(0, NULL, 0);
     if (qwen_job_run(job, plan, &events, &result, &err) != CENOTE_OK)
         fail_msg("%s", err.message);
     ids_check(json_object_get(golden->manifest, "token_ids"), result.token_ids, result.token_count,
               "token");
 }
 
-/* @p tight: the smallest budget that works, and the portable kernels. */
+/* The portable kernels, or what the environment of the test asks for. */
+static void isa_choose(bool portable)
+{
+    static char given[16];
+    const char *now = getenv("CENOTE_ISA");
+    if (portable) {
+        snprintf(given, sizeof given, "%s", now ? now : "");
+        setenv("CENOTE_ISA", "portable", 1);
+    } else if (given[0]) {
+        setenv("CENOTE_ISA", given, 1);
+    } else {
+        unsetenv("CENOTE_ISA");
+    }
+}
+
+/* @p tight: the smallest budget that works, one thread more, and the portable kernels. */
 static void case_run(struct golden *golden, const char *name, bool tight)
 {
     const json_t *asked = json_object_get(golden->manifest, "request");
@@ -327,8 +346,10 @@ static void case_run(struct golden *golden, const char *name, bool tight)
                  json_string_value(json_array_get(images, i)));
         image_paths[i] = paths[i];
     }
-    if (tight)
-        setenv("CENOTE_ISA", "portable", 1);
+    if (tight) {
+        isa_choose(true);
+        request.thread_count++;
+    }
     uint64_t limit_bytes = 1u << 30;
     cenote_budget *budget = budget_create(limit_bytes);
     qwen_model *model = model_open(budget, golden->model);
@@ -358,7 +379,8 @@ static void case_run(struct golden *golden, const char *name, bool tight)
     qwen_job_destroy(job);
     qwen_model_close(model);
     cenote_budget_destroy(budget);
-    unsetenv("CENOTE_ISA");
+    if (tight)
+        isa_choose(false);
 }
 
 static void test_case(void **state)
@@ -366,7 +388,9 @@ static void test_case(void **state)
     const char *name = *state;
     struct golden *golden = golden_open(name);
     case_run(golden, name, false);
+    uLong sum = golden->logits_sum;
     case_run(golden, name, true);
+    assert_int_equal(golden->logits_sum, sum); /* the same to the bit */
     golden_close(golden);
 }
 

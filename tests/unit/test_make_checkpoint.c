@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -115,7 +116,8 @@ static void test_sharding_changes_nothing(void **state)
         make("b", "tiny", (const char *const[]){"--shards", "3", "--odd-offsets", NULL}), 0);
     assert_int_equal(
         make("c", "tiny", (const char *const[]){"--seed", "1", "--threads", "1", NULL}), 0);
-    assert_int_equal(make("d", "tiny", (const char *const[]){"--shard-size", "100KB", NULL}), 0);
+    assert_int_equal(
+        make("d", "tiny", (const char *const[]){"--shard-size", "100KB", "--buffered", NULL}), 0);
     cenote_budget *budget = test_budget_create(1u << 30, NULL);
     cenote_weights *weights[4];
     for (int i = 0; i < 4; i++)
@@ -390,6 +392,26 @@ static void test_interrupt_leaves_nothing(void **state)
     assert_int_equal(entries_of(parent), 0);
 }
 
+/* A disk that refuses, here by a limit on the size of files: first for the blocks of a shard, then
+ * already for a small file. */
+static void test_refused_write_leaves_nothing(void **state)
+{
+    (void)state;
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN); /* inherited: the writer sees EFBIG */
+    static const rlim_t limits[] = {1u << 20, 1024};
+    for (int i = 0; i < 2; i++) {
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){limits[i], before.rlim_max});
+        int code = make("a", "tiny", NULL);
+        setrlimit(RLIMIT_FSIZE, &before);
+        assert_int_equal(code, 1);
+        assert_non_null(strstr(said, "File too large"));
+        assert_int_equal(entries_of(parent), 0);
+    }
+    signal(SIGXFSZ, SIG_DFL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -400,6 +422,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_usage_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(test_configs_are_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tokenizer_is_closed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refused_write_leaves_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_interrupt_leaves_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

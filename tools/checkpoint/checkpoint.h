@@ -97,6 +97,7 @@ struct ckpt_output {
     uint64_t done_bytes;
     double started, shown; /* seconds of the monotonic clock */
     bool terminal;
+    bool buffered; /* the caller's: large files go through the page cache */
 };
 
 /* Refuses a target that exists with something in it, and a disk with less than @p size_bytes +

@@ -259,11 +259,12 @@ static int job_run(struct job *job, unsigned thread_count, struct ckpt_output *o
     return atomic_load(&job->error);
 }
 
-static int shard_open(const char *path, uint64_t size_bytes, int *out_fd, bool *out_direct)
+static int shard_open(const char *path, uint64_t size_bytes, bool buffered, int *out_fd,
+                      bool *out_direct)
 {
     int flags = O_WRONLY | O_CREAT | O_CLOEXEC;
-    int fd = open(path, flags | O_EXCL | O_DIRECT, 0666);
-    *out_direct = fd >= 0;
+    int fd = open(path, flags | O_EXCL | (buffered ? 0 : O_DIRECT), 0666);
+    *out_direct = fd >= 0 && !buffered;
     if (fd < 0 && errno == EINVAL) /* a file system without O_DIRECT; the file may exist now */
         fd = open(path, flags, 0666);
     if (fd < 0)
@@ -284,7 +285,7 @@ static int shard_write(const struct ckpt_shard *shard, const struct ckpt_tensors
     char path[4352];
     ckpt_output_path(output, shard->name, path);
     struct job job = {.shard = shard, .tensors = tensors->items, .seed = seed};
-    int error = shard_open(path, shard->file_bytes, &job.fd, &job.direct);
+    int error = shard_open(path, shard->file_bytes, output->buffered, &job.fd, &job.direct);
     if (error != 0)
         return ckpt_fail("%s: %s", path, strerror(error));
     error = job_run(&job, thread_count, output);
