@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #include "base/checked.h"
 #include "checkpoint.h"
 
-static volatile sig_atomic_t interrupted;
+static atomic_int interrupted; /* set by the handler, read by every writer */
 
 int ckpt_fail(const char *format, ...)
 {
@@ -35,7 +36,7 @@ int ckpt_fail(const char *format, ...)
 static void on_signal(int number)
 {
     (void)number;
-    interrupted = 1;
+    atomic_store(&interrupted, 1);
 }
 
 void ckpt_interrupt_catch(void)
@@ -48,7 +49,7 @@ void ckpt_interrupt_catch(void)
 
 bool ckpt_interrupted(void)
 {
-    return interrupted != 0;
+    return atomic_load(&interrupted) != 0;
 }
 
 double ckpt_seconds(void)
