@@ -337,6 +337,12 @@ static cenote_status open_tokenizer(qwen_model *model, const char *directory, ce
         return cenote_error_set(
             err, CENOTE_E_CORRUPT, "%s: ids up to %u, config.json has `vocab_size` %u", path,
             qwen_tokenizer_id_limit(model->tokenizer) - 1, model->config.text.vocab_size);
+    uint32_t pad = qwen_tokenizer_special(model->tokenizer, "<|image_pad|>");
+    if (pad != QWEN_TOKEN_NONE && pad != model->config.image_token_id)
+        return cenote_error_set(
+            err, CENOTE_E_CORRUPT,
+            "%s: `<|image_pad|>` has id %u, config.json has `image_token_id` %u", path, pad,
+            model->config.image_token_id);
     model->chat_status = qwen_chat_style_read(directory, &model->chat_style, &model->chat_error);
     return CENOTE_OK;
 }
