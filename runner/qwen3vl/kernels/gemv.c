@@ -16,14 +16,17 @@
  *
  * x of 6144 floats and a row of bf16 do not fit an L1 cache of 32 KiB together: one row at a time
  * reads x from L2 again for each row, twice the bytes of the row, and gets 0.4 of the bandwidth.
- * So six rows share a pass over x. Not neighbouring rows: a row's end would then be a jump for
- * the prefetchers, and with jumps every 4 KiB or 12 KiB half of the bandwidth is gone. As streams
- * that each run on through memory, six get 0.85 to 0.94 of it (docs/kernels.md). */
+ * So up to six rows share a pass over x. Not neighbouring rows: a row's end would then be a jump
+ * for the prefetchers, and with a jump every 4 KiB or 12 KiB half of the bandwidth is gone. As
+ * streams that each run on through memory they keep it (docs/kernels.md). */
 #include "gemv_impl.h"
 
 #include <string.h>
 
 #include "widen_impl.h"
+
+#define LINE_BYTES  64u
+#define START_BYTES 512u
 
 typedef struct gemv_job {
     const qwen_kernels *kernels;
@@ -61,35 +64,63 @@ static void write_sum(const qwen_product *product, uint64_t row, float sum)
     product->c[row] = product->accumulate ? product->c[row] + value : value;
 }
 
-/* @p steps steps of @p streams streams that begin at row @p first. */
-static void multiply_streams(const gemv_job *job, const float *x, uint64_t first, unsigned streams,
-                             uint64_t steps)
+/* A rank's rows, cut into streams of @p stride rows; the last may be shorter. */
+typedef struct gemv_streams {
+    uint64_t first, count;
+    uint64_t stride;
+    const unsigned char *w; /* of the first row */
+    size_t row_bytes;
+} gemv_streams;
+
+/* Four while x takes little of L1: each more is one more start for the prefetchers. */
+static unsigned streams_max(uint64_t k)
 {
-    const qwen_product *product = job->product;
-    size_t row_bytes = product->k * qwen_weight_bytes(product->w_dtype);
-    const unsigned char *w = (const unsigned char *)product->w + first * row_bytes;
-    for (uint64_t step = 0; step < steps; step++) {
+    return k <= QWEN_GEMV_SHORT ? QWEN_GEMV_STREAMS_SHORT : QWEN_GEMV_STREAMS;
+}
+
+/* Wakes the prefetchers while x is being prepared: a panel is over in 20 microseconds, and the
+ * first bytes of each stream take a part of one. */
+static void start_streams(const gemv_streams *streams)
+{
+    for (size_t i = 0; i < START_BYTES; i += LINE_BYTES)
+        for (uint64_t row = 0; row < streams->count; row += streams->stride)
+            __builtin_prefetch(streams->w + row * streams->row_bytes + i, 0, 2);
+}
+
+static void multiply_streams(const gemv_job *job, const gemv_streams *streams, const float *x)
+{
+    uint64_t stride = streams->stride;
+    for (uint64_t step = 0; step < stride; step++) {
         float sums[QWEN_GEMV_STREAMS];
-        job->dots(streams, x, w + step * row_bytes, steps * row_bytes, product->k, sums);
-        for (unsigned s = 0; s < streams; s++)
-            write_sum(product, first + s * steps + step, sums[s]);
+        unsigned live = (unsigned)((streams->count - step + stride - 1) / stride);
+        job->dots(live, x, streams->w + step * streams->row_bytes, stride * streams->row_bytes,
+                  job->product->k, sums);
+        for (unsigned s = 0; s < live; s++)
+            write_sum(job->product, streams->first + s * stride + step, sums[s]);
     }
 }
 
 static void multiply_share(void *argument, unsigned rank, unsigned size)
 {
     const gemv_job *job = argument;
+    const qwen_product *product = job->product;
     unsigned long first, count;
-    cenote_team_share(job->product->n, 1, rank, size, &first, &count);
+    cenote_team_share(product->n, 1, rank, size, &first, &count);
     if (count == 0)
         return;
+    size_t row_bytes = product->k * qwen_weight_bytes(product->w_dtype);
+    unsigned most = streams_max(product->k);
+    gemv_streams streams = {
+        .first = first,
+        .count = count,
+        .stride = (count + most - 1) / most,
+        .w = (const unsigned char *)product->w + first * row_bytes,
+        .row_bytes = row_bytes,
+    };
     float *x = qwen_kernels_scratch(job->kernels, rank);
+    start_streams(&streams);
     prepare_x(job, x);
-    uint64_t steps = count / QWEN_GEMV_STREAMS;
-    multiply_streams(job, x, first, QWEN_GEMV_STREAMS, steps);
-    uint64_t done = steps * QWEN_GEMV_STREAMS;
-    if (done < count)
-        multiply_streams(job, x, first + done, (unsigned)(count - done), 1);
+    multiply_streams(job, &streams, x);
 }
 
 static const qwen_gemv_ops *gemv_ops(qwen_isa isa)
