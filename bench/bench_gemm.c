@@ -217,9 +217,15 @@ static void run_own(const tile_case *t)
             unsigned rows = t->rows - i < t->ops->tile_rows ? t->rows - i : t->ops->tile_rows;
             unsigned strips =
                 t->strips - s < t->ops->tile_strips ? t->strips - s : t->ops->tile_strips;
-            t->ops->tile(rows, strips, QWEN_GEMM_DEPTH, t->a + i * QWEN_GEMM_A_STRIDE,
-                         t->own_packed + s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP,
-                         t->own_sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP, false);
+            qwen_gemm_tile tile = {
+                .rows = rows,
+                .strips = strips,
+                .depth = QWEN_GEMM_DEPTH,
+                .a = t->a + i * QWEN_GEMM_A_STRIDE,
+                .packed = t->own_packed + s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP,
+                .sums = t->own_sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP,
+            };
+            t->ops->tile(&tile);
         }
 }
 

@@ -19,11 +19,8 @@
 #include "gemm_impl.h"
 
 #include <assert.h>
-#include <string.h>
 
 #include "widen_impl.h"
-
-#define CACHE_LINE_BYTES 64u
 
 typedef struct gemm_job {
     const qwen_kernels *kernels;
@@ -65,17 +62,6 @@ static void pack_group(const gemm_job *job, const gemm_area *area, uint64_t k_fi
     }
 }
 
-/* Asks for rows of a that the next tile copies. */
-static void prefetch_rows(const qwen_product *product, uint64_t first, uint64_t last,
-                          uint64_t k_first, size_t depth)
-{
-    for (uint64_t i = first; i < last; i++) {
-        const float *a = product->a + i * product->a_stride + k_first;
-        for (size_t k = 0; k < depth; k += CACHE_LINE_BYTES / sizeof *a)
-            __builtin_prefetch(a + k, 0, 2);
-    }
-}
-
 /* One tile's height of the area's sums, for one step of k. While strips of this tile are summed,
  * the rows of the next come near: a of a long prompt is larger than the caches. */
 static void add_tile(const gemm_job *job, const gemm_area *area, uint64_t k_first, size_t depth,
@@ -83,18 +69,25 @@ static void add_tile(const gemm_job *job, const gemm_area *area, uint64_t k_firs
 {
     const qwen_product *product = job->product;
     const float *a = product->a + area->row * product->a_stride + k_first;
-    for (uint64_t i = 0; i < area->rows; i++)
-        memcpy(room->a + i * QWEN_GEMM_A_STRIDE, a + i * product->a_stride, depth * sizeof *a);
+    job->ops->copy((unsigned)area->rows, depth, a, product->a_stride, room->a);
+    const float *next = a + area->rows * product->a_stride;
     unsigned strips = (unsigned)((area->columns + QWEN_GEMM_STRIP - 1) / QWEN_GEMM_STRIP);
-    uint64_t next = area->row + area->rows;
-    for (unsigned s = 0; s < strips;) {
-        unsigned width = (unsigned)at_most(strips - s, job->ops->tile_strips);
-        prefetch_rows(product, next + next_rows * s / strips,
-                      next + next_rows * (s + width) / strips, k_first, depth);
-        job->ops->tile((unsigned)area->rows, width, depth, room->a,
-                       room->packed + s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP,
-                       sums + s * QWEN_GEMM_STRIP, k_first == 0);
-        s += width;
+    for (unsigned s = 0, end; s < strips; s = end) {
+        end = s + (unsigned)at_most(strips - s, job->ops->tile_strips);
+        uint64_t ahead = next_rows * s / strips;
+        qwen_gemm_tile tile = {
+            .rows = (unsigned)area->rows,
+            .strips = end - s,
+            .depth = depth,
+            .a = room->a,
+            .packed = room->packed + s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP,
+            .sums = sums + s * QWEN_GEMM_STRIP,
+            .first = k_first == 0,
+            .ahead = next + ahead * product->a_stride,
+            .ahead_rows = (unsigned)(next_rows * end / strips - ahead),
+            .ahead_stride = product->a_stride,
+        };
+        job->ops->tile(&tile);
     }
 }
 

@@ -100,43 +100,61 @@ static void pack(cenote_dtype dtype, const unsigned char *w, size_t row_bytes, u
 
 /* ---- tiles ---- */
 
-INLINE void tile_of(const unsigned rows, size_t depth, const float *a, const float *packed,
-                    float *sums, bool first)
+static void copy(unsigned rows, size_t depth, const float *a, size_t a_stride, float *out)
+{
+    for (unsigned i = 0; i < rows; i++, a += a_stride, out += QWEN_GEMM_A_STRIDE) {
+        size_t k = 0;
+        for (; k + LANES <= depth; k += LANES)
+            _mm256_store_ps(out + k, _mm256_loadu_ps(a + k));
+        for (; k < depth; k++)
+            out[k] = a[k];
+    }
+}
+
+INLINE void add_line(const unsigned rows, const qwen_gemm_tile *t, size_t k,
+                     __m256 sum[TILE_ROWS][2])
+{
+    __m256 b0 = _mm256_load_ps(t->packed + k * QWEN_GEMM_STRIP);
+    __m256 b1 = _mm256_load_ps(t->packed + k * QWEN_GEMM_STRIP + LANES);
+    UNROLL
+    for (unsigned i = 0; i < rows; i++) {
+        __m256 a_ik = _mm256_broadcast_ss(t->a + i * QWEN_GEMM_A_STRIDE + k);
+        sum[i][0] = _mm256_fmadd_ps(a_ik, b0, sum[i][0]);
+        sum[i][1] = _mm256_fmadd_ps(a_ik, b1, sum[i][1]);
+    }
+}
+
+INLINE void tile_of(const unsigned rows, const qwen_gemm_tile *t)
 {
     __m256 sum[TILE_ROWS][2];
     UNROLL
     for (unsigned i = 0; i < rows; i++)
         UNROLL
     for (unsigned h = 0; h < 2; h++)
-        sum[i][h] =
-            first ? _mm256_setzero_ps() : _mm256_load_ps(sums + i * QWEN_GEMM_WIDTH + h * LANES);
-    for (size_t k = 0; k < depth; k++) {
-        __m256 b0 = _mm256_load_ps(packed + k * QWEN_GEMM_STRIP);
-        __m256 b1 = _mm256_load_ps(packed + k * QWEN_GEMM_STRIP + LANES);
-        UNROLL
-        for (unsigned i = 0; i < rows; i++) {
-            __m256 a_ik = _mm256_broadcast_ss(a + i * QWEN_GEMM_A_STRIDE + k);
-            sum[i][0] = _mm256_fmadd_ps(a_ik, b0, sum[i][0]);
-            sum[i][1] = _mm256_fmadd_ps(a_ik, b1, sum[i][1]);
-        }
+        sum[i][h] = t->first ? _mm256_setzero_ps()
+                             : _mm256_load_ps(t->sums + i * QWEN_GEMM_WIDTH + h * LANES);
+    for (size_t k = 0; k < t->depth;) {
+        for (unsigned i = 0; i < t->ahead_rows; i++)
+            _mm_prefetch((const char *)(t->ahead + i * t->ahead_stride + k), _MM_HINT_T0);
+        for (size_t end = k + 16 < t->depth ? k + 16 : t->depth; k < end; k++)
+            add_line(rows, t, k, sum);
     }
     UNROLL
     for (unsigned i = 0; i < rows; i++)
         UNROLL
     for (unsigned h = 0; h < 2; h++)
-        _mm256_store_ps(sums + i * QWEN_GEMM_WIDTH + h * LANES, sum[i][h]);
+        _mm256_store_ps(t->sums + i * QWEN_GEMM_WIDTH + h * LANES, sum[i][h]);
 }
 
 #define TILES(X) X(1) X(2) X(3) X(4) X(5) X(6)
 
-static void tile(unsigned rows, unsigned strips, size_t depth, const float *a, const float *packed,
-                 float *sums, bool first)
+/* One loop for each height, so that all sums stay in registers. */
+static void tile(const qwen_gemm_tile *t)
 {
-    (void)strips; /* one */
-    switch (rows) {
+    switch (t->rows) {
 #define TILE_CASE(n)                                                                               \
     case n:                                                                                        \
-        tile_of(n, depth, a, packed, sums, first);                                                 \
+        tile_of(n, t);                                                                             \
         break;
         TILES(TILE_CASE)
 #undef TILE_CASE
@@ -146,5 +164,5 @@ static void tile(unsigned rows, unsigned strips, size_t depth, const float *a, c
 }
 
 const qwen_gemm_ops qwen_gemm_avx2 = {
-    .tile_rows = TILE_ROWS, .tile_strips = 1, .pack = pack, .tile = tile};
+    .tile_rows = TILE_ROWS, .tile_strips = 1, .pack = pack, .copy = copy, .tile = tile};
 #endif

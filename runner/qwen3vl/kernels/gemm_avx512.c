@@ -96,48 +96,67 @@ static void pack(cenote_dtype dtype, const unsigned char *w, size_t row_bytes, u
 
 /* ---- tiles ---- */
 
-INLINE void tile_of(const unsigned rows, const unsigned strips, size_t depth, const float *a,
-                    const float *packed, float *sums, bool first)
+static void copy(unsigned rows, size_t depth, const float *a, size_t a_stride, float *out)
+{
+    for (unsigned i = 0; i < rows; i++, a += a_stride, out += QWEN_GEMM_A_STRIDE) {
+        size_t k = 0;
+        for (; k + 16 <= depth; k += 16)
+            _mm512_store_ps(out + k, _mm512_loadu_ps(a + k));
+        __mmask16 rest = (__mmask16)((1u << (depth - k)) - 1);
+        _mm512_mask_store_ps(out + k, rest, _mm512_maskz_loadu_ps(rest, a + k));
+    }
+}
+
+INLINE void add_line(const unsigned rows, const unsigned strips, const qwen_gemm_tile *t, size_t k,
+                     __m512 sum[TILE_ROWS][2])
+{
+    __m512 b[2];
+    UNROLL
+    for (unsigned s = 0; s < strips; s++)
+        b[s] = _mm512_load_ps(t->packed + (s * QWEN_GEMM_DEPTH + k) * QWEN_GEMM_STRIP);
+    UNROLL
+    for (unsigned i = 0; i < rows; i++) {
+        __m512 a_ik = _mm512_set1_ps(t->a[i * QWEN_GEMM_A_STRIDE + k]);
+        UNROLL
+        for (unsigned s = 0; s < strips; s++)
+            sum[i][s] = _mm512_fmadd_ps(a_ik, b[s], sum[i][s]);
+    }
+}
+
+INLINE void tile_of(const unsigned rows, const unsigned strips, const qwen_gemm_tile *t)
 {
     __m512 sum[TILE_ROWS][2];
     UNROLL
     for (unsigned i = 0; i < rows; i++)
         UNROLL
     for (unsigned s = 0; s < strips; s++)
-        sum[i][s] = first ? _mm512_setzero_ps()
-                          : _mm512_load_ps(sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP);
-    for (size_t k = 0; k < depth; k++) {
-        __m512 b[2];
-        UNROLL
-        for (unsigned s = 0; s < strips; s++)
-            b[s] = _mm512_load_ps(packed + (s * QWEN_GEMM_DEPTH + k) * QWEN_GEMM_STRIP);
-        UNROLL
-        for (unsigned i = 0; i < rows; i++) {
-            __m512 a_ik = _mm512_set1_ps(a[i * QWEN_GEMM_A_STRIDE + k]);
-            UNROLL
-            for (unsigned s = 0; s < strips; s++)
-                sum[i][s] = _mm512_fmadd_ps(a_ik, b[s], sum[i][s]);
-        }
+        sum[i][s] = t->first ? _mm512_setzero_ps()
+                             : _mm512_load_ps(t->sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP);
+    for (size_t k = 0; k < t->depth;) {
+        for (unsigned i = 0; i < t->ahead_rows; i++)
+            _mm_prefetch((const char *)(t->ahead + i * t->ahead_stride + k), _MM_HINT_T0);
+        for (size_t end = k + 16 < t->depth ? k + 16 : t->depth; k < end; k++)
+            add_line(rows, strips, t, k, sum);
     }
     UNROLL
     for (unsigned i = 0; i < rows; i++)
         UNROLL
     for (unsigned s = 0; s < strips; s++)
-        _mm512_store_ps(sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP, sum[i][s]);
+        _mm512_store_ps(t->sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP, sum[i][s]);
 }
 
 #define TILES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
-static void tile(unsigned rows, unsigned strips, size_t depth, const float *a, const float *packed,
-                 float *sums, bool first)
+/* One loop for each shape, so that all sums stay in registers. */
+static void tile(const qwen_gemm_tile *t)
 {
-    switch (rows * 2 + strips - 1) {
+    switch (t->rows * 2 + t->strips - 1) {
 #define TILE_CASE(n)                                                                               \
     case (n)*2:                                                                                    \
-        tile_of(n, 1, depth, a, packed, sums, first);                                              \
+        tile_of(n, 1, t);                                                                          \
         break;                                                                                     \
     case (n)*2 + 1:                                                                                \
-        tile_of(n, 2, depth, a, packed, sums, first);                                              \
+        tile_of(n, 2, t);                                                                          \
         break;
         TILES(TILE_CASE)
 #undef TILE_CASE
@@ -147,5 +166,5 @@ static void tile(unsigned rows, unsigned strips, size_t depth, const float *a, c
 }
 
 const qwen_gemm_ops qwen_gemm_avx512 = {
-    .tile_rows = TILE_ROWS, .tile_strips = 2, .pack = pack, .tile = tile};
+    .tile_rows = TILE_ROWS, .tile_strips = 2, .pack = pack, .copy = copy, .tile = tile};
 #endif

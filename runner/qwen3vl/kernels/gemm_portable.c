@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The matrix product's inner parts in plain C: what the others must equal to the bit. */
 #include <math.h>
+#include <string.h>
 
 #include "gemm_impl.h"
 #include "widen_impl.h"
@@ -15,21 +16,25 @@ static void pack(cenote_dtype dtype, const unsigned char *w, size_t row_bytes, u
     }
 }
 
-static void tile(unsigned rows, unsigned strips, size_t depth, const float *a, const float *packed,
-                 float *sums, bool first)
+static void copy(unsigned rows, size_t depth, const float *a, size_t a_stride, float *out)
 {
-    (void)strips; /* one */
-    for (unsigned i = 0; i < rows; i++) {
-        float *sum = sums + i * QWEN_GEMM_WIDTH;
-        for (unsigned j = 0; first && j < QWEN_GEMM_STRIP; j++)
-            sum[j] = 0.0f;
+    for (unsigned i = 0; i < rows; i++)
+        memcpy(out + i * QWEN_GEMM_A_STRIDE, a + i * a_stride, depth * sizeof *a);
+}
+
+static void tile(const qwen_gemm_tile *t)
+{
+    for (unsigned i = 0; i < t->rows; i++) {
+        const float *a = t->a + i * QWEN_GEMM_A_STRIDE;
+        float *sums = t->sums + i * QWEN_GEMM_WIDTH;
+        for (unsigned j = 0; t->first && j < QWEN_GEMM_STRIP; j++)
+            sums[j] = 0.0f;
         /* fmaf rounds once, as the instruction does; a * b + c would round twice. */
-        for (size_t k = 0; k < depth; k++)
+        for (size_t k = 0; k < t->depth; k++)
             for (unsigned j = 0; j < QWEN_GEMM_STRIP; j++)
-                sum[j] =
-                    fmaf(a[i * QWEN_GEMM_A_STRIDE + k], packed[k * QWEN_GEMM_STRIP + j], sum[j]);
+                sums[j] = fmaf(a[k], t->packed[k * QWEN_GEMM_STRIP + j], sums[j]);
     }
 }
 
 const qwen_gemm_ops qwen_gemm_portable = {
-    .tile_rows = 4, .tile_strips = 1, .pack = pack, .tile = tile};
+    .tile_rows = 4, .tile_strips = 1, .pack = pack, .copy = copy, .tile = tile};
