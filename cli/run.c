@@ -83,15 +83,6 @@ static cenote_status on_logits(void *context, const float *logits, uint32_t voca
     return cli_npy_append(run->npy, logits, vocab_size, err);
 }
 
-static void on_note(void *context, const char *message)
-{
-    struct run *run = context;
-    if (run->options->quiet)
-        return;
-    cli_progress_clear(&run->progress);
-    cli_say("note: %s", message);
-}
-
 /* ---- before the run ---- */
 
 static void fill_request(struct run *run)
@@ -270,7 +261,6 @@ static int run_job(struct run *run, double start_s)
         .text = on_text,
         .progress = on_progress,
         .logits = run->npy != NULL ? on_logits : NULL,
-        .note = on_note,
     };
     cli_progress_init(&run->progress, run->model, run->plan.limit_bytes, run->options->quiet);
     cenote_status status = qwen_job_run(run->job, &run->plan, &events, &result, &err);

@@ -164,8 +164,6 @@ typedef struct qwen_events {
      *  "deepstack.N", "layer.N"; @p index is the image or the chunk's first token. */
     void (*stage)(void *context, const char *name, uint64_t index, const float *values,
                   uint64_t rows, uint64_t columns);
-    /** One line that a user should see. */
-    void (*note)(void *context, const char *message);
 } qwen_events;
 
 typedef struct qwen_result {
