@@ -161,9 +161,9 @@ static cenote_status load_vectors(qwen_run *run, const qwen_vector *const *vecto
                                   cenote_error *err)
 {
     for (size_t i = 0; i < count; i++) {
-        if (*run->cancelled)
-            return cenote_error_set(err, CENOTE_E_CANCELLED, "cancelled");
-        cenote_status status = load_vector(run, vectors[i], err);
+        cenote_status status = qwen_run_go_on(run, err);
+        if (status == CENOTE_OK)
+            status = load_vector(run, vectors[i], err);
         if (status != CENOTE_OK)
             return status;
     }

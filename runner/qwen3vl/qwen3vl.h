@@ -183,7 +183,8 @@ typedef struct qwen_result {
 CENOTE_MUST_CHECK cenote_status qwen_job_run(qwen_job *job, const qwen_plan *plan,
                                              const qwen_events *events, qwen_result *out_result,
                                              cenote_error *err);
-/** Makes the run return CENOTE_E_CANCELLED soon (within a panel's work). Async-signal-safe. */
+/** Makes the run return CENOTE_E_CANCELLED soon (within a panel's or a strip of attention's
+ *  work). Async-signal-safe. */
 void qwen_job_cancel(qwen_job *job);
 
 #endif

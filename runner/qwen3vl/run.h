@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** @file
- *  What a run holds, and its one way to multiply by a streamed matrix. Shared by vision.c, text.c
- *  and job.c. */
+ *  What a run holds, and its one way to multiply by a streamed matrix and to attend. Shared by
+ * vision.c, text.c and job.c. */
 #ifndef QWEN_RUN_H
 #define QWEN_RUN_H
 
@@ -61,6 +61,14 @@ typedef struct qwen_rows {
 /** Consumes the panels of @p linear from the stream, which must be at its first panel. */
 CENOTE_MUST_CHECK cenote_status qwen_run_linear(qwen_run *run, const qwen_linear *linear,
                                                 const qwen_rows *rows, cenote_error *err);
+
+/** qwen_attend() in strips of queries: all queries of a large picture would keep a signal waiting
+ *  for minutes. */
+CENOTE_MUST_CHECK cenote_status qwen_run_attend(qwen_run *run, const qwen_attention *attention,
+                                                cenote_error *err);
+
+/** CENOTE_E_CANCELLED once the run is to end; asked wherever work of a second could begin. */
+CENOTE_MUST_CHECK cenote_status qwen_run_go_on(const qwen_run *run, cenote_error *err);
 
 static inline const float *qwen_run_vector(const qwen_run *run, const qwen_vector *vector)
 {

@@ -119,8 +119,10 @@ static cenote_status embed(qwen_run *run, const qwen_text_buffers *buffers, cons
             memcpy(to, feature_row(run, 0, row), hidden * sizeof *to);
             continue;
         }
-        cenote_status status = cenote_weights_read(model->weights, model->embed_tensor,
-                                                   chunk->ids[t] * row_bytes, row_bytes, raw, err);
+        cenote_status status = qwen_run_go_on(run, err);
+        if (status == CENOTE_OK)
+            status = cenote_weights_read(model->weights, model->embed_tensor,
+                                         chunk->ids[t] * row_bytes, row_bytes, raw, err);
         if (status != CENOTE_OK)
             return status;
         qwen_widen(model->embed_dtype, raw, hidden, to);
@@ -185,8 +187,8 @@ static void store_kv(qwen_run *run, const qwen_text_buffers *buffers, const qwen
     }
 }
 
-static void attend(qwen_run *run, const qwen_text_buffers *buffers, const qwen_chunk *chunk,
-                   uint32_t layer)
+static cenote_status attend(qwen_run *run, const qwen_text_buffers *buffers,
+                            const qwen_chunk *chunk, uint32_t layer, cenote_error *err)
 {
     const qwen_text_config *text = &run->model->config.text;
     uint64_t key_count = chunk->first + chunk->count;
@@ -216,7 +218,7 @@ static void attend(qwen_run *run, const qwen_text_buffers *buffers, const qwen_c
         .first_position = chunk->first,
         .scale = 1.0f / sqrtf((float)text->head_dim),
     };
-    qwen_attend(run->kernels, &attention);
+    return qwen_run_attend(run, &attention, err);
 }
 
 /* RMS norm of each head, then rotation. */
@@ -254,8 +256,8 @@ static cenote_status attention_half(qwen_run *run, const qwen_text_buffers *buff
     norm_and_turn(run, buffers, chunk, q, text->head_count, &layer->q_norm_gain);
     norm_and_turn(run, buffers, chunk, k, text->kv_head_count, &layer->k_norm_gain);
     store_kv(run, buffers, chunk, index);
-    attend(run, buffers, chunk, index);
-    return linear(run, chunk, &layer->o, q, residual, true, err);
+    status = attend(run, buffers, chunk, index, err);
+    return status != CENOTE_OK ? status : linear(run, chunk, &layer->o, q, residual, true, err);
 }
 
 static cenote_status mlp_half(qwen_run *run, const qwen_text_buffers *buffers,

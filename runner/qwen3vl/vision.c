@@ -252,7 +252,8 @@ static void layer_norm(struct tower *tower, const qwen_vector *gain, const qwen_
 }
 
 /* Attention of one image over its rows of the qkv matrix, into `normed`. */
-static void attend_image(struct tower *tower, uint64_t first_patch, uint64_t count)
+static cenote_status attend_image(struct tower *tower, uint64_t first_patch, uint64_t count,
+                                  cenote_error *err)
 {
     const qwen_vision_config *config = tower->config;
     uint32_t hidden = config->hidden, head_dim = hidden / config->head_count;
@@ -282,7 +283,7 @@ static void attend_image(struct tower *tower, uint64_t first_patch, uint64_t cou
         .causal = false,
         .scale = 1.0f / sqrtf((float)head_dim),
     };
-    qwen_attend(tower->run->kernels, &attention);
+    return qwen_run_attend(tower->run, &attention, err);
 }
 
 static cenote_status run_block(struct tower *tower, const qwen_vision_block *block,
@@ -300,12 +301,14 @@ static cenote_status run_block(struct tower *tower, const qwen_vision_block *blo
     qwen_rope(tower->run->kernels, tower->wide, 3 * (size_t)hidden, tower->patches,
               2 * config->head_count, hidden / config->head_count, tower->cosines, tower->sines);
     uint64_t first = 0;
-    for (uint32_t image = 0; image < shape->image_count; image++) {
+    for (uint32_t image = 0; status == CENOTE_OK && image < shape->image_count; image++) {
         uint64_t count = (uint64_t)shape->grid_h[image] * shape->grid_w[image];
-        attend_image(tower, first, count);
+        status = attend_image(tower, first, count, err);
         first += count;
     }
-    status = linear(tower, &block->proj, tower->normed, tower->patches, tower->residual, true, err);
+    if (status == CENOTE_OK)
+        status =
+            linear(tower, &block->proj, tower->normed, tower->patches, tower->residual, true, err);
     if (status != CENOTE_OK)
         return status;
     layer_norm(tower, &block->norm2_gain, &block->norm2_bias, tower->patches, hidden);
