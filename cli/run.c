@@ -244,6 +244,9 @@ static int report_run(struct run *run, const qwen_result *result, double start_s
     cenote_budget_stats_get(run->budget, &report.budget);
     if (cenote_process_memory_get(&report.process, &err) != CENOTE_OK)
         return cli_fail(&err);
+    /* The run has given its memory back, and the tables of it. */
+    if (report.process.page_table_bytes < result->page_table_peak_bytes)
+        report.process.page_table_bytes = result->page_table_peak_bytes;
     if (run->options->json && !cli_json_print(cli_run_json(&report)))
         return CLI_EXIT_FAILURE;
     if (!run->options->json && !run->options->quiet)

@@ -8,16 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "job.h"
 #include "sample.h"
 
 static double seconds_now(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    return 1e-9 * (double)qwen_now_ns();
 }
 
 /* ---- set-up ---- */
@@ -244,6 +241,14 @@ static void emit_text(void *context, const char *text, size_t text_bytes)
         job->events->text(job->events->context, text, text_bytes);
 }
 
+static cenote_status check_text(const qwen_job *job, cenote_error *err)
+{
+    if (job->text_failed)
+        return cenote_error_set(err, CENOTE_E_NOMEM, "no memory for %zu bytes of text",
+                                job->text_bytes);
+    return CENOTE_OK;
+}
+
 static bool is_end(const qwen_config *config, uint32_t id)
 {
     for (uint32_t i = 0; i < config->eos_count; i++)
@@ -271,9 +276,9 @@ static cenote_status produce_token(qwen_job *job, qwen_sampler *sampler, const f
     size_t count = qwen_tokenizer_token_bytes(job->model->tokenizer, id, &bytes, &special);
     if (count > 0 && !special)
         qwen_detokenizer_feed(&job->detokenizer, bytes, count, emit_text, job);
-    if (job->text_failed)
-        return cenote_error_set(err, CENOTE_E_NOMEM, "no memory for %zu bytes of text",
-                                job->text_bytes);
+    status = check_text(job, err);
+    if (status != CENOTE_OK)
+        return status;
     *out_end = is_end(&job->model->config, id);
     return CENOTE_OK;
 }
@@ -343,6 +348,7 @@ static cenote_status prefill(qwen_run *run, qwen_job *job, qwen_sampler *sampler
     if (status == CENOTE_OK)
         status = produce_token(job, sampler, qwen_text_at(&buffers, buffers.layout.logits), out_end,
                                err);
+    qwen_run_note_page_tables(run);
     text_buffers_free(run, &buffers);
     return status;
 }
@@ -387,6 +393,7 @@ static cenote_status decode(qwen_run *run, qwen_job *job, qwen_sampler *sampler,
     while (status == CENOTE_OK && !*out_end && job->produced.count < max_tokens)
         status = decode_token(run, job, &buffers, sampler, out_end, err);
     cenote_stream_stop(run->stream);
+    qwen_run_note_page_tables(run);
     text_buffers_free(run, &buffers);
     return status;
 }
@@ -478,9 +485,12 @@ cenote_status qwen_job_run(qwen_job *job, const qwen_plan *plan, const qwen_even
     result.load_s = seconds_now() - start;
     if (status == CENOTE_OK)
         status = run_phases(&run, job, &result, &end, err);
+    result.page_table_peak_bytes = run.page_table_peak_bytes;
     tear_down(&run);
     cenote_budget_uncharge(job->model->budget, thread_bytes);
-    qwen_detokenizer_feed(&job->detokenizer, NULL, 0, emit_text, job);
+    qwen_detokenizer_feed(&job->detokenizer, NULL, 0, emit_text, job); /* what is left of it */
+    if (status == CENOTE_OK)
+        status = check_text(job, err);
     fill_result(job, plan, status, end, &before, &result);
     *out_result = result;
     return status;

@@ -169,13 +169,14 @@ typedef struct qwen_events {
 typedef struct qwen_result {
     const uint32_t *token_ids; /**< the job's; end token included */
     uint32_t token_count;
-    const char *stop_reason; /**< "end", "length", "cancelled" */
+    const char *stop_reason; /**< "end", "length", "cancelled", "error" */
     const char *text;        /**< the job's; NUL-terminated, invalid bytes replaced by U+FFFD */
     double load_s, vision_s, prefill_s, decode_s, seconds_per_token;
     uint64_t weight_bytes_read;    /**< whole run, as asked of the kernel */
     uint64_t bytes_read_per_token; /**< decode only: mean over the decoded tokens after the first */
     uint64_t prefill_weight_passes;
     double seconds_waiting;
+    uint64_t page_table_peak_bytes; /**< most VmPTE at the end of a phase */
 } qwen_result;
 
 /** Runs the job as planned; once per job. @p out_result is filled as far as the run came also

@@ -10,7 +10,7 @@
  * second of two cores; and still a tile or more for each thread. */
 #define STRIP_QUERIES 256u
 
-static uint64_t now_ns(void)
+uint64_t qwen_now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -22,7 +22,7 @@ void qwen_run_phase(qwen_run *run, qwen_phase phase, uint64_t total)
     run->phase = phase;
     run->progress_done = 0;
     run->progress_total = total;
-    run->progress_last_ns = now_ns();
+    run->progress_last_ns = qwen_now_ns();
     if (run->events->progress != NULL)
         run->events->progress(run->events->context, phase, 0, total);
 }
@@ -32,12 +32,20 @@ void qwen_run_advance(qwen_run *run, uint64_t step)
     run->progress_done += step;
     if (run->events->progress == NULL)
         return;
-    uint64_t now = now_ns();
+    uint64_t now = qwen_now_ns();
     if (now - run->progress_last_ns < PROGRESS_INTERVAL_NS)
         return;
     run->progress_last_ns = now;
     run->events->progress(run->events->context, run->phase, run->progress_done,
                           run->progress_total);
+}
+
+void qwen_run_note_page_tables(qwen_run *run)
+{
+    cenote_process_memory process;
+    if (cenote_process_memory_get(&process, NULL) == CENOTE_OK &&
+        process.page_table_bytes > run->page_table_peak_bytes)
+        run->page_table_peak_bytes = process.page_table_bytes;
 }
 
 void qwen_run_stage(const qwen_run *run, const char *name, int number, uint64_t index,

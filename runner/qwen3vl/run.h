@@ -45,6 +45,7 @@ typedef struct qwen_run {
     uint64_t progress_done; /**< weight bytes of this phase */
     uint64_t progress_total;
     uint64_t progress_last_ns;
+    uint64_t page_table_peak_bytes;
 } qwen_run;
 
 /** The right-hand side of one product: rows a [m][k], result c [m][n]. */
@@ -83,10 +84,15 @@ static inline void qwen_program_add(cenote_stream_item *items, uint32_t *count,
     (*count)++;
 }
 
+/** Monotonic. */
+uint64_t qwen_now_ns(void);
 /** Begins a phase for the progress callback. */
 void qwen_run_phase(qwen_run *run, qwen_phase phase, uint64_t total);
 /** Counts @p step units; calls the callback about ten times a second. */
 void qwen_run_advance(qwen_run *run, uint64_t step);
+/** Looks at the page tables; called where a phase holds the most. The kernel keeps a peak of the
+ *  resident set (VmHWM) and none of them. */
+void qwen_run_note_page_tables(qwen_run *run);
 void qwen_run_stage(const qwen_run *run, const char *name, int number, uint64_t index,
                     const float *values, uint64_t rows, uint64_t columns);
 

@@ -86,6 +86,7 @@ static cenote_status load_patches(struct tower *tower, uint32_t image, uint64_t 
                                config->merge_size, 0,
                                (uint64_t)run->shape->grid_h[image] * run->shape->grid_w[image],
                                tower->wide + first_patch * columns);
+        qwen_run_note_page_tables(run);
         cenote_pool_free(run->activations, rgb);
         cenote_pool_trim(run->activations);
     }
@@ -432,6 +433,7 @@ cenote_status qwen_vision_run(qwen_run *run, cenote_error *err)
     if (status == CENOTE_OK)
         status = run_tower(&tower, err);
     cenote_stream_stop(run->stream);
+    qwen_run_note_page_tables(run);
     cenote_pool_free(run->activations, block);
     cenote_pool_trim(run->activations);
     return status;
