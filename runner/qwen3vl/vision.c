@@ -63,6 +63,22 @@ uint32_t qwen_vision_program(const qwen_model *model, cenote_stream_item *out_it
 
 /* ---- pixels ---- */
 
+/* The file may have been replaced since it was planned for. */
+static cenote_status check_picture(const qwen_run *run, uint32_t image, uint32_t height,
+                                   uint32_t width, cenote_error *err)
+{
+    const char *path = run->image_paths[image];
+    uint64_t needs_bytes, planned_bytes = run->shape->decode_bytes[image];
+    cenote_status status = qwen_image_load_bytes(path, height, width, &needs_bytes, err);
+    if (status == CENOTE_OK && needs_bytes > planned_bytes)
+        status = cenote_error_set(err, CENOTE_E_CHANGED,
+                                  "%.300s: changed since it was looked at: decoding takes %llu "
+                                  "bytes now, %llu were planned",
+                                  path, (unsigned long long)needs_bytes,
+                                  (unsigned long long)planned_bytes);
+    return status;
+}
+
 /* One image's pixels become patch rows; only one picture is decoded at a time. */
 static cenote_status load_patches(struct tower *tower, uint32_t image, uint64_t first_patch,
                                   cenote_error *err)
@@ -72,8 +88,9 @@ static cenote_status load_patches(struct tower *tower, uint32_t image, uint64_t 
     uint32_t height = run->shape->grid_h[image] * config->patch_size;
     uint32_t width = run->shape->grid_w[image] * config->patch_size;
     uint64_t decode_bytes = run->shape->decode_bytes[image];
-    cenote_status status =
-        cenote_budget_charge(run->model->budget, decode_bytes, "decoding a picture", err);
+    cenote_status status = check_picture(run, image, height, width, err);
+    if (status == CENOTE_OK)
+        status = cenote_budget_charge(run->model->budget, decode_bytes, "decoding a picture", err);
     if (status != CENOTE_OK)
         return status;
     void *rgb;
