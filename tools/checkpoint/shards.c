@@ -250,9 +250,10 @@ static int job_run(struct job *job, unsigned thread_count, struct ckpt_output *o
         if (started == 0)
             return EAGAIN;
     }
-    while (output->terminal && atomic_load(&job->running) > 0) {
+    for (; output->terminal; usleep(50000)) { /* shown once at least */
         ckpt_output_progress(output, job->shard->name, atomic_load(&job->done_bytes));
-        usleep(50000);
+        if (atomic_load(&job->running) == 0)
+            break;
     }
     for (unsigned i = 0; i < started; i++)
         pthread_join(threads[i], NULL);
