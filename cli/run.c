@@ -152,9 +152,9 @@ static void warn_of_long_wait(const struct run *run)
         return;
     const char *hint = "";
     if (run->shape.image_count > 0)
-        hint = "; --max-image-tokens N makes the images smaller";
-    cli_say("note: the first word may take about %.0f s: %llu prompt tokens, images included%s",
-            wait_s, (unsigned long long)run->shape.prompt_tokens, hint);
+        hint = ", images included; --max-image-tokens N makes them smaller";
+    cli_say("note: the first word may take about %.0f s: %llu prompt tokens%s", wait_s,
+            (unsigned long long)run->shape.prompt_tokens, hint);
 }
 
 static void note_extra_tensors(const struct run *run)

@@ -93,6 +93,64 @@ if [ -z "$sanitized" ]; then
     [ "$(get memory.peak_bytes)" -le 268435456 ] || fail "the peak is above the budget"
 fi
 
+# ---- each flag does something ----
+run_json() { # ARGUMENT...: 1 thread, 4 tokens
+    expect 0 run model --json --threads 1 --max-tokens 4 --memory 256MiB "$@"
+}
+prompt_count() { # ARGUMENT...: tokens of the prompt
+    run_json "$@"
+    get prompt_token_ids
+}
+plain=$(prompt_count --prompt '<|im_end|>')
+[ "$(get threads)" = 1 ] || fail "--threads"
+[ "$(prompt_count --prompt '<|im_end|>' --parse-special)" -lt "$plain" ] || fail "--parse-special"
+[ "$(prompt_count --prompt '<|im_end|>' --raw-prompt)" = 1 ] || fail "--raw-prompt"
+[ "$(prompt_count --prompt '<|im_end|>' --system 'Be brief.')" -gt "$plain" ] || fail "--system"
+whole=$(prompt_count --prompt hi --image "$picture")
+[ "$(get grid_thw.0.0) $(get grid_thw.0.1) $(get grid_thw.0.2)" = "1 16 16" ] || fail "grid_thw"
+small=$(prompt_count --prompt hi --image "$picture" --max-image-tokens 4)
+[ "$small" = $((whole - 60)) ] || fail "--max-image-tokens: $small tokens, $whole without"
+kv=$(get memory.kv_bytes)
+run_json --prompt hi --image "$picture" --max-image-tokens 4 --kv-type bf16
+[ "$(get kv_type)" = bf16 ] && [ "$(get memory.kv_bytes)" -le "$kv" ] || fail "--kv-type"
+run_json --prompt hi --temperature 2 --seed 7
+get text >seven
+run_json --prompt hi --temperature 2 --seed 7
+get text | cmp -s - seven || fail "the same seed gave another text"
+run_json --prompt hi --temperature 2 --seed 8
+get text | cmp -s - seven && fail "another seed gave the same text"
+expect 0 run model --json --prompt hi --max-tokens 1 --memory 50%
+
+# ---- notes: tensors that nobody asked for, a wait of more than 30 s ----
+cp -r single extra
+{
+    printf '\066\0\0\0\0\0\0\0{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}    '
+} >extra/extra.safetensors
+expect 0 run extra --prompt hi --max-tokens 1 --memory 256MiB
+grep -qF "note: 1 tensor in the files is not used by this model" err || fail "no note on an extra tensor"
+expect 0 run extra --prompt hi --max-tokens 1 --memory 256MiB --quiet
+grep -q "note" err && fail "--quiet does not silence notes"
+expect 0 inspect extra --json
+[ "$(get classes.extra.tensors)" = 1 ] || fail "class extra"
+# Some 100,000 tokens: minutes of attention. It must say so before it starts, so it need not finish.
+long=$(printf '%050000d' 0 | sed 's/0/0~/g')
+for hint in "" "--image $picture"; do
+    : >err # or the loop below could see the last one's
+    # shellcheck disable=SC2086
+    "$cenote" run model $hint --prompt "$long" --threads 1 --max-tokens 1 --memory 1GiB >out 2>err &
+    runner=$!
+    waited=0
+    while ! grep -q "may take about" err && [ $waited -lt 600 ] && kill -0 $runner 2>/dev/null; do
+        sleep 0.1
+        waited=$((waited + 1))
+    done
+    kill -KILL $runner 2>/dev/null || true
+    wait $runner 2>/dev/null || true
+    grep -q "note: the first word may take about [0-9]* s" err || fail "no word about a long wait"
+    [ -z "$hint" ] || grep -q -e "--max-image-tokens N" err || fail "no hint to smaller images"
+    [ -n "$hint" ] || ! grep -q -e "--max-image-tokens" err || fail "a hint to images without any"
+done
+
 # ---- --logits: float32 [steps, vocabulary] ----
 vocabulary=$(tr -d ' \n' <model/config.json | sed 's/.*"vocab_size":\([0-9]*\).*/\1/')
 head -c 128 logits.npy | grep -qaF "'descr': '<f4', 'fortran_order': False, 'shape': ($steps, $vocabulary)" ||
@@ -123,6 +181,12 @@ expect 3 plan model --memory 1MiB --json
 [ "$(get fits)" = false ] || fail "fits"
 expect 0 plan model --memory "$(get memory.smallest_budget_bytes)" --json
 [ "$(get schema)" = cenote.plan/1 ] || fail "schema of plan"
+parts=0 # each byte of the budget has a place, and they add up to the smallest one
+for part in process tables books weights scratch staging kv image activation; do
+    parts=$((parts + $(get memory.${part}_bytes)))
+done
+[ $parts = "$(get memory.smallest_budget_bytes)" ] || fail "the parts add up to $parts"
+get io.bytes_read_per_token >/dev/null
 [ "$(get fits)" = true ] || fail "the smallest budget does not fit"
 
 # ---- inspect ----
@@ -131,6 +195,12 @@ grep -q "each token touches" out || fail "inspect"
 expect 0 inspect model --json
 [ "$(get schema)" = cenote.inspect/1 ] || fail "schema of inspect"
 [ "$(get tensors)" = "$(get tensor_count)" ] || fail "tensors"
+for key in name dtype shape file bytes class; do
+    get tensors.0.$key >/dev/null
+done
+[ "$(get tensors.0.class)" = embedding ] || fail "class of the first tensor"
+get bytes_per_token >/dev/null
+get largest_tensor >/dev/null
 expect 0 inspect "$single" --json
 [ "$(get classes.unknown.tensors)" = "$(get tensor_count)" ] || fail "classes of a file"
 

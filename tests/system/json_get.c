@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* json_get PATH...: prints the members at the dotted paths of the one JSON object on stdin, one a
- * line; an array or object prints as its length. Fails where one is missing. */
+ * line; an array or object prints as its length. A part of a path under an array is an index. Fails
+ * where one is missing. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <jansson.h>
@@ -12,7 +14,8 @@ static const json_t *find(const json_t *value, const char *path)
         char name[128];
         size_t size = strcspn(path, ".");
         snprintf(name, sizeof name, "%.*s", (int)size, path);
-        value = json_object_get(value, name);
+        value = json_is_array(value) ? json_array_get(value, (size_t)atoi(name))
+                                     : json_object_get(value, name);
         path += size + (path[size] == '.');
     }
     return value;
