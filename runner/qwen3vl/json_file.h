@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** @file
- *  Small JSON files of a model directory, with a cap on their size, and typed lookups whose errors
- *  name the file, the key and the value. */
+ *  Small JSON files of a model directory, with a cap on their size and on what they hold, and typed
+ *  lookups whose errors name the file, the key and the value. */
 #ifndef QWEN_JSON_FILE_H
 #define QWEN_JSON_FILE_H
 
@@ -11,6 +11,8 @@
 #include <cenote/cenote.h>
 
 #define QWEN_JSON_FILE_BYTES_MAX (4u << 20)
+/** Counted by their '{', '[' and ','. Released files have under a thousand. */
+#define QWEN_JSON_VALUES_MAX (32u << 10)
 
 /** Parses DIRECTORY/NAME, whose top must be an object. Ownership: release with json_decref().
  *  Errors: CENOTE_E_NOTFOUND (no such file), CENOTE_E_IO, CENOTE_E_CORRUPT. */

@@ -224,6 +224,29 @@ static void test_files(void **state)
     assert_non_null(strstr(err.message, "preprocessor_config.json"));
 }
 
+/* A tree takes up to a hundred times its text, outside of every budget. */
+static void test_values_are_bounded(void **state)
+{
+    (void)state;
+    enum { OBJECTS = QWEN_JSON_VALUES_MAX / 2 };
+    char *text = malloc(strlen(base_config) + 3 * OBJECTS + 32);
+    assert_non_null(text);
+    char *end = text + sprintf(text, "{\"junk\": [");
+    for (unsigned i = 0; i < OBJECTS; i++)
+        end += sprintf(end, "{},");
+    sprintf(end, "0], %s", strchr(base_config, '{') + 1);
+    write_file("config.json", text);
+    qwen_config config;
+    cenote_error err = {0};
+    assert_int_equal(qwen_config_read(directory, &config, &err), CENOTE_E_CORRUPT);
+    assert_non_null(strstr(err.message, "config.json: over 32768 values"));
+    /* A tenth of it is only odd. */
+    sprintf(text + 10 + 3 * (OBJECTS / 10), "0], %s", strchr(base_config, '{') + 1);
+    write_file("config.json", text);
+    assert_int_equal(qwen_config_read(directory, &config, &err), CENOTE_OK);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -231,6 +254,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_transformers_5_spelling, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_files, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_values_are_bounded, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
