@@ -217,7 +217,7 @@ cenote_status cn_file_open(struct cn_os *os, const char *path, cenote_io_mode io
         goto out_close;
     }
     if (!file.opened.regular) {
-        status = cn_weights_error(err, CENOTE_E_INVAL, path, NULL, "not a regular file");
+        status = cn_weights_error(err, CENOTE_E_CORRUPT, path, NULL, "not a regular file");
         goto out_close;
     }
     bool direct = io_mode != CENOTE_IO_BUFFERED && go_direct(&file, scratch);

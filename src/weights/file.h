@@ -35,7 +35,7 @@ struct cn_file {
 };
 
 /* @param scratch  CN_FILE_ALIGN_MAX bytes, aligned so
- * Errors: CENOTE_E_NOTFOUND, CENOTE_E_IO, CENOTE_E_INVAL (no regular file), CENOTE_E_UNSUPPORTED
+ * Errors: CENOTE_E_NOTFOUND, CENOTE_E_IO, CENOTE_E_CORRUPT (no regular file), CENOTE_E_UNSUPPORTED
  * (CENOTE_IO_DIRECT where it does not work), CENOTE_E_CHANGED. */
 CENOTE_MUST_CHECK cenote_status cn_file_open(struct cn_os *os, const char *path,
                                              cenote_io_mode io_mode, void *scratch,

@@ -230,6 +230,9 @@ refused 5 "${shard##*/}" run bad --prompt hi
 cp -r model json
 echo '{"broken":' >json/config.json
 refused 5 "config.json" run json --prompt hi
+rm "cut/${shard##*/}"
+mkfifo "cut/${shard##*/}" # must not wait for a writer
+refused 5 "not a regular file" run cut --prompt hi
 rm cut/*.safetensors
 refused 1 "safetensors" run cut --prompt hi
 
