@@ -48,15 +48,26 @@ cenote_status cli_budget_create(cenote_budget **out_budget, cenote_error *err)
     return cenote_budget_create(&options, out_budget, err);
 }
 
+/* Pictures of 512 x 512 and less have little to give. */
+#define PATCHES_LARGE 1024u
+
+static const char *images_hint(const qwen_shape *shape)
+{
+    for (uint32_t i = 0; i < shape->image_count; i++)
+        if ((uint64_t)shape->grid_h[i] * shape->grid_w[i] > PATCHES_LARGE)
+            return "; --max-image-tokens N makes the images smaller";
+    return "";
+}
+
 int cli_refuse(const struct cli_options *options, const qwen_plan *plan, const qwen_shape *shape)
 {
     char needs[CENOTE_ERROR_MESSAGE_BYTES];
     qwen_plan_explain(plan, shape, needs, sizeof needs);
     char limit[CLI_BYTES_TEXT];
     if (options->memory_text != NULL)
-        cli_say("--memory %s is too small: %s", options->memory_text, needs);
+        cli_say("--memory %s is too small: %s%s", options->memory_text, needs, images_hint(shape));
     else
-        cli_say("the %s that this machine can spare are too little: %s",
-                cli_memory_text(plan->limit_bytes, limit), needs);
+        cli_say("the %s that this machine can spare are too little: %s%s",
+                cli_memory_text(plan->limit_bytes, limit), needs, images_hint(shape));
     return CLI_EXIT_BUDGET;
 }

@@ -93,6 +93,8 @@ static bool temporary_name(struct cli_npy *npy)
 
 static cenote_status file_open(struct cli_npy *npy, cenote_error *err)
 {
+    if (npy->path[0] == '\0')
+        return cenote_error_set(err, CENOTE_E_INVAL, "the path of the logits is empty");
     struct stat info;
     if (stat(npy->path, &info) == 0 && !S_ISREG(info.st_mode))
         return cenote_error_set(err, CENOTE_E_IO, "%s: not a regular file", npy->path);

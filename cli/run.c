@@ -249,7 +249,8 @@ static int report_run(struct run *run, const qwen_result *result, double start_s
         report.process.page_table_bytes = result->page_table_peak_bytes;
     if (run->options->json && !cli_json_print(cli_run_json(&report)))
         return CLI_EXIT_FAILURE;
-    if (!run->options->json && !run->options->quiet)
+    /* A run that was stopped before its first word has only that to say. */
+    if (!run->options->json && !run->options->quiet && result->token_count > 0)
         say_summary(run, &report);
     check_promise(run, &report);
     return CLI_EXIT_OK;
@@ -258,7 +259,8 @@ static int report_run(struct run *run, const qwen_result *result, double start_s
 static int run_job(struct run *run, double start_s)
 {
     cenote_error err;
-    qwen_result result;
+    qwen_result result = {0};
+    double open_s = cli_now_s() - start_s; /* the tokenizer is most of it, and the user waits */
     const qwen_events events = {
         .context = run,
         .text = on_text,
@@ -267,6 +269,7 @@ static int run_job(struct run *run, double start_s)
     };
     cli_progress_init(&run->progress, run->model, run->plan.limit_bytes, run->options->quiet);
     cenote_status status = qwen_job_run(run->job, &run->plan, &events, &result, &err);
+    result.load_s += open_s;
     cli_signals_job(NULL);
     cli_progress_clear(&run->progress);
     int code = finish_output(run);

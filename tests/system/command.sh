@@ -151,6 +151,12 @@ for hint in "" "--image $picture"; do
     [ -n "$hint" ] || ! grep -q -e "--max-image-tokens" err || fail "a hint to images without any"
 done
 
+# The time to load is the user's, the tokenizer's included: blanks make one slow to read.
+cp -r model slow
+head -c 20000000 /dev/zero | tr '\0' ' ' >>slow/tokenizer.json
+expect 0 run slow --prompt hi --max-tokens 1 --json
+awk "BEGIN { exit !($(get time.load_s) > $(get time.total_s) / 2) }" || fail "load_s leaves out files"
+
 # ---- --logits: float32 [steps, vocabulary] ----
 vocabulary=$(tr -d ' \n' <model/config.json | sed 's/.*"vocab_size":\([0-9]*\).*/\1/')
 head -c 128 logits.npy | grep -qaF "'descr': '<f4', 'fortran_order': False, 'shape': ($steps, $vocabulary)" ||
@@ -158,6 +164,7 @@ head -c 128 logits.npy | grep -qaF "'descr': '<f4', 'fortran_order': False, 'sha
 [ "$(wc -c <logits.npy)" = $((128 + steps * vocabulary * 4)) ] || fail "size of logits.npy"
 ls | grep -q tmp && fail "a temporary file stayed"
 refused 1 "missing/l.npy" run model --prompt hi --logits missing/l.npy
+refused 2 "path of the logits is empty" run model --prompt hi --logits ''
 
 # ---- does not fit: 3, and the budget that is named then works ----
 refused 3 "needs at least" run model --image "$picture" --prompt hi --max-tokens 3 --memory 1MiB
@@ -171,6 +178,11 @@ if [ -z "$sanitized" ]; then
 fi
 refused 3 "needs at least" run model --image "$picture" --prompt hi --max-tokens 3 \
     --memory $((smallest - 1))
+
+expect 3 plan model --image 4000x3000 --memory 32MiB
+grep -q "; --max-image-tokens N" err || fail "a refusal of a large picture gives no way out"
+expect 3 plan model --image 64x64 --memory 1MiB
+grep -q "max-image-tokens" err && fail "a hint that cannot help"
 
 # ---- plan: the same answer without the run ----
 expect 0 plan model --memory 256MiB --image 320x240 --max-tokens 8
