@@ -49,10 +49,10 @@ static json_t *memory_json(const struct cli_run_report *report)
 {
     const cenote_process_memory *process = &report->process;
     json_t *memory = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o}", "budget_bytes", COUNT(report->plan->limit_bytes), "peak_bytes",
-        COUNT(cli_peak_bytes(process)), "resident_peak_bytes", COUNT(process->resident_peak_bytes),
-        "page_table_bytes", COUNT(process->page_table_bytes), "charged_peak_bytes",
-        COUNT(report->budget.charged_peak_bytes));
+        "{s:o, s:o, s:o, s:o, s:o}", "budget_bytes", COUNT(report->budget.limit_bytes),
+        "peak_bytes", COUNT(cli_peak_bytes(process)), "resident_peak_bytes",
+        COUNT(process->resident_peak_bytes), "page_table_bytes", COUNT(process->page_table_bytes),
+        "charged_peak_bytes", COUNT(report->budget.charged_peak_bytes));
     if (memory != NULL && cli_plan_json_add(memory, report->plan))
         return memory;
     json_decref(memory);

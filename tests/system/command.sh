@@ -120,6 +120,9 @@ get text | cmp -s - seven || fail "the same seed gave another text"
 run_json --prompt hi --temperature 2 --seed 8
 get text | cmp -s - seven && fail "another seed gave the same text"
 expect 0 run model --json --prompt hi --max-tokens 1 --memory 50%
+expect 0 run model --json --prompt hi --max-tokens 1 --memory 1000TiB
+grep -q "note: --memory 1000TiB is more than there is" err || fail "no note on too much memory"
+[ "$(get memory.budget_bytes)" -lt 1000000000000000 ] || fail "more than the machine has"
 
 # ---- notes: tensors that nobody asked for, a wait of more than 30 s ----
 cp -r single extra

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -175,6 +176,71 @@ static void test_cancelled_in_each_phase(void **state)
     }
 }
 
+/* ---- where a run ends ---- */
+
+#define ENDING TEST_SCRATCH_DIR "/job-ending"
+
+/* The tiny checkpoint with another end token. */
+static qwen_model *open_ending(cenote_budget *budget, uint32_t end_id)
+{
+    char command[2048];
+    snprintf(command, sizeof command,
+             "rm -rf '" ENDING "' && cp -rs '%s' '" ENDING "' && rm '" ENDING
+             "/generation_config.json' && echo '{\"eos_token_id\": [0, %u]}' >'" ENDING
+             "/generation_config.json'",
+             fixture_checkpoint(), end_id);
+    assert_int_equal(system(command), 0);
+    qwen_model *model;
+    assert_int_equal(qwen_model_open(budget, ENDING, &model, NULL), CENOTE_OK);
+    return model;
+}
+
+static void test_ends_at_an_end_token(void **state)
+{
+    const struct rig *rig = *state;
+    qwen_request request = fixture_request();
+    request.max_tokens = 8;
+    qwen_job *job;
+    qwen_result result;
+    uint32_t ids[8], expected = 0;
+    assert_int_equal(qwen_job_create(rig->model, &request, &job, NULL), CENOTE_OK);
+    assert_int_equal(run_job(rig, job, NULL, &result, NULL), CENOTE_OK);
+    assert_string_equal(result.stop_reason, "length");
+    assert_int_equal(result.token_count, 8);
+    memcpy(ids, result.token_ids, sizeof ids);
+    qwen_job_destroy(job);
+
+    while (ids[expected] != ids[4]) /* a random model may repeat itself */
+        expected++;
+    const struct rig ending = {rig->budget, open_ending(rig->budget, ids[4])};
+    assert_int_equal(qwen_job_create(ending.model, &request, &job, NULL), CENOTE_OK);
+    assert_int_equal(run_job(&ending, job, NULL, &result, NULL), CENOTE_OK);
+    assert_string_equal(result.stop_reason, "end");
+    assert_int_equal(result.token_count, expected + 1); /* the end token included */
+    assert_memory_equal(result.token_ids, ids, result.token_count * sizeof *ids);
+    qwen_job_destroy(job);
+    qwen_model_close(ending.model);
+    assert_int_equal(system("rm -r '" ENDING "'"), 0);
+}
+
+/* smart_resize rounds up and keeps a shape, so a small cap is where it would be passed. */
+static void test_image_tokens_are_capped(void **state)
+{
+    const struct rig *rig = *state;
+    static const uint32_t sides[][2] = {{10, 1900}, {1900, 10}, {640, 480}, {33, 33}, {3000, 40}};
+    for (size_t i = 0; i < sizeof sides / sizeof sides[0]; i++)
+        for (uint32_t cap = 1; cap < 40; cap++) {
+            uint32_t grid_h, grid_w;
+            assert_int_equal(qwen_model_image_grid(rig->model, sides[i][0], sides[i][1], cap,
+                                                   &grid_h, &grid_w, NULL),
+                             CENOTE_OK);
+            assert_true(grid_h >= 2 && grid_h % 2 == 0 && grid_w >= 2 && grid_w % 2 == 0);
+            if (grid_h * grid_w / 4 > cap)
+                fail_msg("%ux%u with a cap of %u: %u tokens", sides[i][0], sides[i][1], cap,
+                         grid_h * grid_w / 4);
+        }
+}
+
 static void test_page_tables_are_seen(void **state)
 {
     const struct rig *rig = *state;
@@ -192,10 +258,9 @@ static void test_page_tables_are_seen(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused_requests),
-        cmocka_unit_test(test_replaced_pictures),
-        cmocka_unit_test(test_cancelled_in_each_phase),
-        cmocka_unit_test(test_page_tables_are_seen),
+        cmocka_unit_test(test_refused_requests),        cmocka_unit_test(test_replaced_pictures),
+        cmocka_unit_test(test_cancelled_in_each_phase), cmocka_unit_test(test_ends_at_an_end_token),
+        cmocka_unit_test(test_image_tokens_are_capped), cmocka_unit_test(test_page_tables_are_seen),
     };
     return cmocka_run_group_tests(tests, rig_open, rig_close);
 }

@@ -176,6 +176,20 @@ static void test_refusals(void **state)
     assert_int_equal(qwen_plan_make(&fixture->model, &shape, 1, &plan, &err), CENOTE_E_INVAL);
 }
 
+/* Each thread's stack is counted, the readers' too. */
+static void test_threads_are_paid_for(void **state)
+{
+    const struct fixture *fixture = *state;
+    qwen_shape shape = picture_shape(16, 4);
+    shape.thread_count = 1;
+    qwen_plan one = plan_for(fixture, &shape, UINT64_C(4096) * MIB);
+    shape.thread_count = 9;
+    qwen_plan nine = plan_for(fixture, &shape, UINT64_C(4096) * MIB);
+    assert_true(one.process_bytes >= QWEN_PROCESS_BYTES + (64u << 10));
+    assert_int_equal(nine.process_bytes - one.process_bytes, 8 * (64u << 10));
+    assert_true(nine.smallest_bytes > one.smallest_bytes);
+}
+
 static void test_explain(void **state)
 {
     const struct fixture *fixture = *state;
@@ -201,6 +215,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bytes_follow_the_passes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_kv_type_halves_the_cache, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_threads_are_paid_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_explain, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
