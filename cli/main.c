@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The `cenote` command: finds the subcommand and hands over. */
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "options.h"
 
@@ -17,6 +19,16 @@ static void heap_setup(void)
     mallopt(M_TRIM_THRESHOLD, 128 << 10);
     mallopt(M_ARENA_MAX, 1);
 #endif
+}
+
+/* A standard stream that the caller has closed would be given to the next file that is opened, and
+ * a message for the terminal end in the logits. What takes its place cannot be written, so that an
+ * answer which goes nowhere stays an error. */
+static void streams_setup(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY) < 0)
+            return; /* no /dev: nothing better to do, and nobody to tell */
 }
 
 /* stdio reports a full disk or a closed pipe when it writes, which may be only now. */
@@ -82,7 +94,10 @@ static int dispatch(int argc, char **argv)
 int main(int argc, char **argv)
 {
     heap_setup();
-    /* A reader that goes away is a write error with a message, not a silent death. */
+    streams_setup();
+    /* A reader that goes away, or a file over `ulimit -f`, is a write error with a message and not
+     * a silent death. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     return stdout_close(dispatch(argc, argv));
 }

@@ -269,6 +269,16 @@ if [ -w /dev/full ]; then
     [ "$code" = 1 ] || fail "a full disk gave $code"
 fi
 
+code=0
+(ulimit -f 8 && exec "$cenote" run model --prompt hi --max-tokens 9 --logits limit.npy >/dev/null 2>err) || code=$?
+[ "$code" = 1 ] || fail "a file over the limit gave $code"
+grep -q "limit.npy: cannot write" err || fail "a file over the limit has no line"
+
+# ---- a closed stderr: no message lands in a file of ours ----
+"$cenote" run model --prompt hi --max-tokens 2 --logits closed.npy >out 2>&- || fail "no stderr, no run"
+: >err
+[ "$(head -c 6 closed.npy | tail -c 5)" = NUMPY ] || fail "the summary is in the logits"
+
 # ---- signals: 130, and nothing stays; a kill leaves nothing either ----
 long_run() { # starts it in the background and waits until it writes
     mkfifo pipe
