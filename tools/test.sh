@@ -38,7 +38,7 @@ threaded='^stress|team|stream|pool|budget|gem[mv]|attention|kernels|system.comma
 build asan
 suite asan -LE release
 build tsan
-suite tsan -R "$threaded"
+suite tsan -R "$threaded" -LE release
 build coverage
 find build/coverage -name '*.gcda' -delete
 suite coverage -LE 'release|stress' >build/coverage-tests.log || { cat build/coverage-tests.log; exit 1; }
