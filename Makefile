@@ -18,10 +18,10 @@ DEPS_FUZZ  = $(DEPS_BUILD) clang libcmocka-dev
 install_deps = @sh tools/deps.sh $(1)
 
 .DEFAULT_GOAL := release
-.PHONY: help release deps demo test fuzz bench soak install clean format man
+.PHONY: help release deps demo demo-model test fuzz bench soak install clean format man
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 release: deps ## build the library and the command (the default)
 	@cmake --preset release -DCENOTE_TESTS=OFF -DCENOTE_BENCH=OFF -DCENOTE_WERROR=OFF \
@@ -34,6 +34,10 @@ deps: ## install the Debian or Ubuntu packages that a build needs and lacks
 
 demo: release ## build, then ask a tiny random model about a picture, inside a budget
 	@sh tools/demo.sh $(RELEASE)
+
+# Nobody needs to: the model is in the repository. An hour of one core and more.
+demo-model: ## train the demo model anew, into build/demo-model (python 3 with venv)
+	@sh tools/demo_model/make.sh build/demo-model
 
 test: ## everything: sanitizers, coverage, then the release build's tests
 	@mkdir -p build

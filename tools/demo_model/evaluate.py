@@ -96,7 +96,8 @@ def main():
         return whole(P, ids, positions, mask, image_at, rows, [])
     def without_mrope(P, ids, positions, mask, *rest):
         return whole(P, ids, torch.arange(ids.shape[1]).expand(3, ids.shape[0], -1), mask, *rest)
-    for title, fault in [("deepstack left out", without_deepstack)]:
+    for title, fault in [("deepstack left out", without_deepstack),
+                         ("positions in one dimension", without_mrope)]:
         network.text = fault
         report(title, score(P, encoder, scene_pictures(args.seed, args.count // 5)))
     network.text = whole
