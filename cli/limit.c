@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From --memory to a limit, and the line that refuses a run which does not fit. */
-#include <stdio.h>
 
 #include "cli.h"
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `cenote plan`: the plan of a run that is described and not given. */
 #include <stdio.h>
-#include <string.h>
 
 #include "report.h"
 

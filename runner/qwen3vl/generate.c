@@ -5,7 +5,6 @@
  * Every byte comes from a pool under the budget, in this order: scratch, small weights, features,
  * KV and the staging ring stay for the run; the activations of each phase give their place to the
  * next phase's. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

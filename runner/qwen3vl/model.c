@@ -413,11 +413,6 @@ const cenote_weights *qwen_model_weights(const qwen_model *model)
     return model->weights;
 }
 
-uint32_t qwen_model_vocab_size(const qwen_model *model)
-{
-    return model->config.text.vocab_size;
-}
-
 uint32_t qwen_model_extra_count(const qwen_model *model)
 {
     return model->extra_count;

@@ -10,7 +10,6 @@
  * and nothing else. They are filled in that order of worth: one chunk, 8 slots, max_tokens, the
  * rest of the ring. The smallest budget is the sum with all four at their least. */
 #include <stdio.h>
-#include <string.h>
 
 #include "kernels/kernels.h"
 #include "layout.h"

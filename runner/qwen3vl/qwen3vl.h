@@ -12,7 +12,6 @@
 #ifndef QWEN3VL_H
 #define QWEN3VL_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -36,7 +35,6 @@ CENOTE_MUST_CHECK cenote_status qwen_model_open(cenote_budget *budget, const cha
 void qwen_model_close(qwen_model *model);
 
 const cenote_weights *qwen_model_weights(const qwen_model *model);
-uint32_t qwen_model_vocab_size(const qwen_model *model);
 /** Tensors in the files that the model does not use; accepted. */
 uint32_t qwen_model_extra_count(const qwen_model *model);
 /** Weight bytes that one decoded token touches. */

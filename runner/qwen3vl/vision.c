@@ -8,7 +8,6 @@
  * models/qwen3_vl/modeling_qwen3_vl.py, Qwen3VLVisionModel). Rows are in merge-block order from the
  * start, so that merging 2 x 2 patches is a view: rows [4t, 4t + 4) are token t. */
 #include <math.h>
-#include <string.h>
 
 #include "run.h"
 

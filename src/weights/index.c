@@ -11,7 +11,6 @@
  * cache is made of them). */
 #include "weights/index.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The small files of a model directory, besides config.json and the tokenizer. */
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "checkpoint.h"
 

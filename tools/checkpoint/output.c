@@ -4,7 +4,6 @@
  * Whatever stops the program before, short of kill -9, removes what was written. */
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>

@@ -4,7 +4,6 @@
  * A preset is first turned into the very config.json tree that will be written and then read like
  * a stranger's: one reader, one set of checks. */
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "checkpoint.h"

@@ -11,7 +11,6 @@
 #ifndef QWEN_IMAGE_H
 #define QWEN_IMAGE_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include <cenote/cenote.h>

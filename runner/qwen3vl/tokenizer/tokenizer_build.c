@@ -6,7 +6,6 @@
  * index, a slot is four bytes. (A merge table with its keys in the slots would save a cache miss
  * and cost 2 MiB.) Runs of probes are bounded: honest keys stay far below the bound at this load,
  * and a file made to collide is refused instead of being built in quadratic time. */
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -12,7 +12,6 @@
  *
  * Outside of the sections a path such as pre_tokenizer.pretokenizers[0].type is kept, and the
  * values that decide what kind of tokenizer this is are compared with what is supported. */
-#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -3,7 +3,6 @@
 #ifndef QWEN_UNICODE_H
 #define QWEN_UNICODE_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -80,7 +80,6 @@ void cn_fake_direct_set(struct cn_fake *fake, enum cn_fake_direct direct);
 int cn_fake_file_add(struct cn_fake *fake, const char *path, const void *data, size_t size_bytes);
 /* Now, for open descriptors too: the file ends at @p size_bytes; its mtime moves. */
 void cn_fake_file_truncate(struct cn_fake *fake, const char *path, uint64_t size_bytes);
-void cn_fake_file_touch(struct cn_fake *fake, const char *path, uint64_t later_ns);
 
 /* ---- books ---- */
 

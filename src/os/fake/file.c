@@ -79,15 +79,6 @@ void cn_fake_file_truncate(struct cn_fake *fake, const char *path, uint64_t size
     pthread_mutex_unlock(&fake->lock);
 }
 
-void cn_fake_file_touch(struct cn_fake *fake, const char *path, uint64_t later_ns)
-{
-    pthread_mutex_lock(&fake->lock);
-    struct fake_file *file = file_find_or_new(fake, path);
-    if (file != NULL)
-        file->mtime_later_ns += later_ns;
-    pthread_mutex_unlock(&fake->lock);
-}
-
 /* ---- descriptors ---- */
 
 /* The open file of @p fd, NULL (and misuse) when there is none. Locked. */

@@ -4,7 +4,6 @@
  * counts as misuse. */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "os/fake/fake_internal.h"
 #include "os/linux/linux.h"
