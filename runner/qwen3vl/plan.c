@@ -2,13 +2,13 @@
 /* Where every byte of a budget goes, before any weight byte is read.
  *
  *   process + tables + books of the pools + small weights + scratch + staging ring + KV
- *     + image features + the largest of { picture decoding + vision tower, a chunk of prefill, one
- * token }
+ *     + image features
+ *     + the largest of { picture decoding + vision tower, a chunk of prefill, one token }
  *
- * Only four things can give: the staging ring (2 slots at least), the chunk of prefill (16 tokens
- * at least; fewer chunks read the weights fewer times), the default of max_tokens (16 at least),
- * and nothing else. They are filled in that order of worth: one chunk, 8 slots, max_tokens, the
- * rest of the ring. The smallest budget is the sum with all four at their least. */
+ * Three things can give: the staging ring (2 slots at least), the chunk of prefill (16 tokens at
+ * least; fewer chunks read the weights fewer times), and the default of max_tokens (16 at least).
+ * They are filled by worth: as large a chunk as fits, 8 slots, max_tokens, the rest of the ring.
+ * The smallest budget is the sum with all three at their least. */
 #include <stdio.h>
 
 #include "kernels/kernels.h"

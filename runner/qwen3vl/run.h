@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** @file
  *  What a run holds, and its one way to multiply by a streamed matrix and to attend. Shared by
- * vision.c, text.c and job.c. */
+ *  vision.c, text.c and generate.c. */
 #ifndef QWEN_RUN_H
 #define QWEN_RUN_H
 
