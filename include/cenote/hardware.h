@@ -23,7 +23,8 @@ typedef struct cenote_machine_memory {
     uint64_t reserve_bytes; /**< left to the rest of the system: max(1 GiB, 10 % of total), but at
                                  most half of what is available */
     uint64_t spare_bytes;   /**< what a process may use here without a word from the user:
-                                 min(headroom, available - reserve) plus what it holds already */
+                                 min(headroom, available - reserve) plus what it holds already,
+                                 at most the cgroup's limit */
 } cenote_machine_memory;
 
 /** Errors: CENOTE_E_IO when /proc cannot be read. */

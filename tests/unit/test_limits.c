@@ -113,6 +113,10 @@ static void test_machine_memory(void **state)
     assert_int_equal(cn_machine_memory_read(TREE("nested"), &memory, &err), CENOTE_OK);
     assert_int_equal(memory.reserve_bytes, 768 * MIB);
     assert_int_equal(memory.spare_bytes, 64 * MIB + PROCESS_BYTES);
+    /* The cgroup is charged for 32 MiB of the process: others paid for its libraries. */
+    assert_int_equal(cn_machine_memory_read(TREE("alone"), &memory, &err), CENOTE_OK);
+    assert_int_equal(memory.cgroup_headroom_bytes, 32 * MIB);
+    assert_int_equal(memory.spare_bytes, 64 * MIB);
 }
 
 static void test_process_memory(void **state)

@@ -75,9 +75,11 @@ cenote_status cn_machine_memory_read(const char *root, cenote_machine_memory *ou
     if (reserve < RESERVE_BYTES_MIN)
         reserve = RESERVE_BYTES_MIN;
     memory.reserve_bytes = min_u64(reserve, memory.available_bytes / 2);
-    memory.spare_bytes =
-        min_u64(memory.cgroup_headroom_bytes, memory.available_bytes - memory.reserve_bytes) +
-        process.resident_bytes + process.page_table_bytes;
+    uint64_t free_bytes =
+        min_u64(memory.cgroup_headroom_bytes, memory.available_bytes - memory.reserve_bytes);
+    uint64_t held_bytes = process.resident_bytes + process.page_table_bytes;
+    /* Pages of libraries that others had read first are held but not charged to the cgroup. */
+    memory.spare_bytes = min_u64(free_bytes + held_bytes, memory.cgroup_limit_bytes);
     *out_memory = memory;
     return CENOTE_OK;
 }
