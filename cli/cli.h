@@ -77,6 +77,8 @@ const char *cli_disk_text(uint64_t size_bytes, char text[CLI_BYTES_TEXT]);
 /* Copies @p size_bytes of UTF-8 to @p out (at least as large) with what could command a terminal
  * (C0 but \n and \t, DEL, C1) replaced by '?'. @return the bytes written; never more. */
 size_t cli_text_clean(const char *text, size_t size_bytes, char *out);
+/* How many of the first @p most_bytes (2 or more) of @p text can be cleaned on their own. */
+size_t cli_text_piece(const char *text, size_t size_bytes, size_t most_bytes);
 
 /* ---- the budget of a call (limit.c) ---- */
 

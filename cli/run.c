@@ -49,7 +49,7 @@ static void on_text(void *context, const char *text, size_t text_bytes)
     cli_progress_clear(&run->progress);
     char clean[512];
     while (text_bytes > 0) {
-        size_t piece = text_bytes < sizeof clean ? text_bytes : sizeof clean;
+        size_t piece = cli_text_piece(text, text_bytes, sizeof clean);
         size_t size = piece;
         const char *from = text;
         if (run->progress.text_on_terminal) {

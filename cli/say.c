@@ -24,6 +24,14 @@ size_t cli_text_clean(const char *text, size_t size_bytes, char *out)
     return written;
 }
 
+/* Not between the bytes of U+009B: neither of them alone says what it is. */
+size_t cli_text_piece(const char *text, size_t size_bytes, size_t most_bytes)
+{
+    if (size_bytes <= most_bytes)
+        return size_bytes;
+    return (unsigned char)text[most_bytes - 1] == 0xc2 ? most_bytes - 1 : most_bytes;
+}
+
 void cli_say(const char *format, ...)
 {
     char line[CENOTE_ERROR_MESSAGE_BYTES * 2];

@@ -36,6 +36,20 @@ static void test_text_clean(void **state)
     assert_memory_equal(zero, "?x", 2);
 }
 
+/* A model's word may be longer than what is cleaned at once. */
+static void test_text_piece(void **state)
+{
+    (void)state;
+    static const char text[] = "abc\xc2\x9b"
+                               "2J";
+    assert_int_equal(cli_text_piece(text, 7, 7), 7);
+    assert_int_equal(cli_text_piece(text, 7, 5), 5);
+    assert_int_equal(cli_text_piece(text, 7, 4), 3);
+    assert_int_equal(cli_text_piece(text, 7, 3), 3);
+    assert_int_equal(cli_text_piece(text, 0, 4), 0);
+    assert_int_equal(cli_text_piece("\xc2", 1, 4), 1);
+}
+
 static void becomes(const char *text, const char *expected)
 {
     json_t *string = cli_json_text(text);
@@ -105,9 +119,9 @@ static void test_exit_codes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text_clean),   cmocka_unit_test(test_json_text),
-        cmocka_unit_test(test_json_numbers), cmocka_unit_test(test_byte_texts),
-        cmocka_unit_test(test_exit_codes),
+        cmocka_unit_test(test_text_clean), cmocka_unit_test(test_text_piece),
+        cmocka_unit_test(test_json_text),  cmocka_unit_test(test_json_numbers),
+        cmocka_unit_test(test_byte_texts), cmocka_unit_test(test_exit_codes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
