@@ -4,6 +4,9 @@
 #include "job.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+#include "tokenizer/unicode.h"
 
 static cenote_status probe_image(qwen_job *job, uint32_t i, cenote_error *err)
 {
@@ -129,6 +132,16 @@ static cenote_status make_spans(qwen_job *job, cenote_error *err)
 
 /* ---- public ---- */
 
+/* The tokenizer would count the bytes of the template too. */
+static cenote_status check_utf8(const char *what, const char *text, cenote_error *err)
+{
+    size_t valid = text != NULL ? qwen_utf8_valid_bytes(text, strlen(text)) : 0;
+    if (text != NULL && text[valid] != '\0')
+        return cenote_error_set(err, CENOTE_E_INVAL, "the %s is not UTF-8 at byte %zu", what,
+                                valid);
+    return CENOTE_OK;
+}
+
 static cenote_status check_request(const qwen_request *request, cenote_error *err)
 {
     if (request->image_count > QWEN_IMAGES_MAX)
@@ -141,7 +154,8 @@ static cenote_status check_request(const qwen_request *request, cenote_error *er
     if (!(request->temperature >= 0))
         return cenote_error_set(err, CENOTE_E_INVAL, "temperature %g is not 0 or above",
                                 (double)request->temperature);
-    return CENOTE_OK;
+    cenote_status status = check_utf8("prompt", request->prompt, err);
+    return status == CENOTE_OK ? check_utf8("system text", request->system, err) : status;
 }
 
 cenote_status qwen_job_create(qwen_model *model, const qwen_request *request, qwen_job **out_job,

@@ -58,6 +58,8 @@ refused 2 "12potatoes" run model --prompt hi --memory 12potatoes
 refused 2 "'0'" run model --prompt hi --memory 0
 refused 2 "1 to 256" run model --prompt hi --threads 1000
 refused 2 "no tokens" run model --raw-prompt --prompt ''
+refused 2 "the prompt is not UTF-8 at byte 2" run model --prompt "$(printf 'hi\377')"
+refused 2 "the system text is not UTF-8 at byte 0" run model --prompt hi --system "$(printf '\200')"
 
 # ---- a run ----
 expect 0 run model --image "$picture" --prompt "What is this?" --memory 256MiB --max-tokens 5
