@@ -13,7 +13,8 @@ if(CENOTE_WERROR)
   target_compile_options(cenote_flags INTERFACE -Werror)
 endif()
 if(CENOTE_SANITIZE)
-  target_compile_options(cenote_flags INTERFACE
+  # -O1: a third of the time of -O0, and frames that can still be read.
+  target_compile_options(cenote_flags INTERFACE -O1
     -fsanitize=${CENOTE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
   target_link_options(cenote_flags INTERFACE -fsanitize=${CENOTE_SANITIZE})
 endif()
