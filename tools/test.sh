@@ -1,6 +1,7 @@
 #!/bin/sh
 # test.sh JOBS: every suite, cheapest doubt first, the release build last so that the closing line
-# is ctest's. Stops at the first suite that fails. Seconds of each go to build/test-times.txt.
+# is ctest's. Stops at the first suite that fails. build/test-times.txt gets what each took: seconds
+# by the clock, and seconds of the processors (all children's), which other work does not change.
 #
 # The sanitizer builds leave out what belongs to release: tests of memory budgets (a sanitizer's own
 # memory is several times the program's) and of the 2B model (label "release").
@@ -9,12 +10,22 @@ jobs=$1
 times=build/test-times.txt
 : >"$times"
 began=$(date +%s)
+cpu_before=0
 unset MAKEFLAGS MAKELEVEL
 
-note() { # NAME: seconds since the last note
+# Not in a subshell, which would have no children yet.
+cpu_seconds() { # into $cpu
+    times >build/times.tmp
+    cpu=$(awk 'NR == 2 { gsub(/[ms]/, " "); print int($1 * 60 + $2 + $3 * 60 + $4) }' \
+        build/times.tmp)
+}
+
+note() { # NAME: what it took since the last note
     now=$(date +%s)
-    echo "$1 $((now - began))" >>"$times"
+    cpu_seconds
+    echo "$1 $((now - began)) s, $((cpu - cpu_before)) s of processors" >>"$times"
     began=$now
+    cpu_before=$cpu
 }
 
 build() { # PRESET
@@ -41,11 +52,11 @@ build tsan
 suite tsan -R "$threaded" -LE release
 build coverage
 find build/coverage -name '*.gcda' -delete
-suite coverage -LE 'release|stress' >build/coverage-tests.log || { cat build/coverage-tests.log; exit 1; }
+suite coverage -LE 'release|stress|fuzz' >build/coverage-tests.log || { cat build/coverage-tests.log; exit 1; }
 gcovr --root . --filter src/ --filter runner/ --filter cli/ --print-summary \
     --object-directory build/coverage --output build/coverage.txt | tail -n 3
 note coverage-report
 build release
-echo "== seconds so far"
+echo "== so far"
 sed 's/^/   /' "$times"
 suite release
