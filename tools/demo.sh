@@ -5,7 +5,7 @@ build=$1
 model=build/demo-model
 image=examples/cat.png
 prompt="What is in this picture?"
-memory=64MiB
+memory=24MiB
 if [ ! -f "$model/config.json" ]; then
     rm -rf "$model"
     "$build/tools/make_checkpoint" tiny "$model" --quiet
