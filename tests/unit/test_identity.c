@@ -14,7 +14,7 @@
 #include "runner_fixture.h"
 
 /* Sanitizers make a run some ten times slower: fewer of them then. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(CENOTE_COVERAGE)
 #define BUDGET_STEPS 3u
 #else
 #define BUDGET_STEPS 12u

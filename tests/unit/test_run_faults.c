@@ -16,8 +16,9 @@
 #include "os/fake/fake.h"
 #include "runner_fixture.h"
 
-/* Sanitizers make a run some ten times slower; they take every STRIDE-th position. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Release builds try every position. Sanitizers and coverage make a run several times slower; they
+ * take every STRIDE-th. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(CENOTE_COVERAGE)
 #define STRIDE 17u
 #else
 #define STRIDE 1u
