@@ -32,8 +32,8 @@ deps: ## install the Debian or Ubuntu packages that a build needs and lacks
 	@mkdir -p build
 	$(call install_deps,$(DEPS_BUILD))
 
-demo: release ## build, then ask a tiny random model about a picture, inside a budget
-	@sh tools/demo.sh $(RELEASE)
+demo: release ## build, then ask the demo model about three pictures, inside a budget
+	@$(RELEASE)/cli/cenote demo
 
 # Nobody needs to: the model is in the repository. An hour of one core and more.
 demo-model: ## train the demo model anew, into build/demo-model (python 3 with venv)

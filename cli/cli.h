@@ -7,6 +7,7 @@
 #ifndef CENOTE_CLI_H
 #define CENOTE_CLI_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,7 +32,7 @@ struct cli_pixels {
 
 /* Every option of every subcommand; a table in options.c says which subcommand takes which. */
 struct cli_options {
-    const char *path; /* MODEL_DIR, or FILE.safetensors */
+    const char *path; /* MODEL_DIR, or FILE.safetensors; NULL: not given */
     const char *image_paths[QWEN_IMAGES_MAX];
     struct cli_pixels image_sizes[QWEN_IMAGES_MAX];
     uint32_t image_count;
@@ -59,6 +60,13 @@ struct cli_options {
 int cli_run(const struct cli_options *options);
 int cli_plan(const struct cli_options *options);
 int cli_inspect(const struct cli_options *options);
+int cli_demo(const struct cli_options *options);
+
+/* ---- the model that comes with the command (model.c) ---- */
+
+/* @p command is named in the error. Errors: CENOTE_E_NOTFOUND, CENOTE_E_INVAL. */
+CENOTE_MUST_CHECK cenote_status cli_model_find(const char *command, char directory[PATH_MAX],
+                                               cenote_error *err);
 
 /* ---- how it speaks (say.c) ---- */
 

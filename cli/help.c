@@ -22,8 +22,9 @@ static void print_option(const struct cli_option *option, FILE *out)
 
 void cli_help_command(const struct cli_command *command, FILE *out)
 {
-    fprintf(out, "cenote %s - %s\n\nusage: cenote %s %s [OPTION]...\n\n", command->name,
-            command->summary, command->name, command->argument);
+    fprintf(out, "cenote %s - %s\n\nusage: cenote %s%s%s [OPTION]...\n\n", command->name,
+            command->summary, command->name, command->argument[0] != '\0' ? " " : "",
+            command->argument);
     for (size_t i = 0; i < command->option_count; i++)
         print_option(&command->options[i], out);
     fprintf(out, "\nexample: %s\n", command->example);
@@ -80,7 +81,8 @@ static void print_paragraphs(const char *text, FILE *out)
 
 static void print_man_command(const struct cli_command *command, FILE *out)
 {
-    fprintf(out, ".SS \"cenote %s %s [OPTION]...\"\n", command->name, command->argument);
+    fprintf(out, ".SS \"cenote %s%s%s [OPTION]...\"\n", command->name,
+            command->argument[0] != '\0' ? " " : "", command->argument);
     print_roff(command->summary, out);
     fputs(".\n.PP\n", out);
     print_paragraphs(command->detail, out);
@@ -125,6 +127,8 @@ static const char man_tail[] =
     ".SH ENVIRONMENT\n"
     ".TP\n.B CENOTE_ISA\nportable, avx2 or avx512: the kernels' instruction set; default: the best "
     "that the CPU has. Answers are the same.\n"
+    ".TP\n.B CENOTE_MODEL_DIR\nthe model of cenote demo, and of cenote run without MODEL_DIR; "
+    "default: the one that was installed.\n"
     ".SH JSON\n"
     "With \\-\\-json standard output is one JSON object whose member schema names its form, such "
     "as "

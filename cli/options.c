@@ -205,9 +205,19 @@ static const struct cli_option inspect_options[] = {
     COMMON_HELP,
 };
 
+static const struct cli_option demo_options[] = {
+    {"memory", "SIZE|PCT%", "most memory that the whole process may hold; default: 22MiB",
+     set_memory, 0, 0, 0},
+    {"threads", "N", "threads that compute; default: 2", set_u32, FIELD(thread_count), 1,
+     CENOTE_TEAM_SIZE_MAX},
+    FLAG("quiet", quiet, "no notes, no progress, no summary"),
+    COMMON_HELP,
+};
+
 const struct cli_command cli_commands[] = {
-    {"run", "MODEL_DIR", "answer a prompt about images, inside a memory budget",
-     "MODEL_DIR is a Hugging Face directory as downloaded. The answer streams to standard output "
+    {"run", "[MODEL_DIR]", "answer a prompt about images, inside a memory budget",
+     "MODEL_DIR is a Hugging Face directory as downloaded; without it the demo model answers. The "
+     "answer streams to standard output "
      "as it is produced. When standard error is a terminal a progress line shows there; a "
      "one-line summary follows the answer.\n\n"
      "--memory is a promise about the whole process: its peak resident set and its page tables "
@@ -228,6 +238,13 @@ const struct cli_command cli_commands[] = {
      "for a model directory; in a single file every tensor is of class unknown.",
      "cenote inspect Qwen3-VL-2B-Instruct --json", cli_inspect, inspect_options,
      COUNT(inspect_options)},
+    {"demo", "", "ask the demo model about three of its pictures",
+     "Shows each picture (in colours where the terminal has them), the question, what the picture "
+     "shows and what the model says. The default budget is 22MiB for the whole process, in which "
+     "the weights do not fit: they stream.\n\n"
+     "The model is tiny, trained on drawn shapes, numbers and words, and knows nothing else; its "
+     "README.md says how often it is right.",
+     "cenote demo", cli_demo, demo_options, COUNT(demo_options)},
 };
 const size_t cli_command_count = COUNT(cli_commands);
 
@@ -290,10 +307,12 @@ static cenote_status refuse_option(const struct cli_command *command, int code, 
 static cenote_status take_path(const struct cli_command *command, int argc, char **argv,
                                struct cli_options *options, cenote_error *err)
 {
+    int most = command->argument[0] != '\0' ? 1 : 0;
+    bool optional = most == 0 || command->argument[0] == '[';
+    if (optind + most < argc)
+        return usage(command, err, "one argument too many: ", argv[optind + most]);
     if (optind == argc)
-        return usage(command, err, command->argument, " is missing");
-    if (optind + 1 < argc)
-        return usage(command, err, "one argument too many: ", argv[optind + 1]);
+        return optional ? CENOTE_OK : usage(command, err, command->argument, " is missing");
     options->path = argv[optind];
     if (options->path[0] == '\0')
         return usage(command, err, command->argument, " is empty");

@@ -27,7 +27,8 @@ struct cli_option {
 
 struct cli_command {
     const char *name;
-    const char *argument; /* name of the one positional argument */
+    const char
+        *argument; /* name of the one positional argument; "[NAME]" may be left out, "" is none */
     const char *summary;
     const char *detail;  /* paragraphs for the man page, blank line between them */
     const char *example; /* one command line */

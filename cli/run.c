@@ -303,8 +303,15 @@ int cli_run(const struct cli_options *options)
         return CLI_EXIT_USAGE;
     }
     double start_s = cli_now_s();
-    struct run run = {.options = options};
     cenote_error err;
+    char default_path[PATH_MAX];
+    struct cli_options with_path = *options;
+    if (options->path == NULL) {
+        if (cli_model_find("run", default_path, &err) != CENOTE_OK)
+            return cli_fail(&err);
+        with_path.path = default_path;
+    }
+    struct run run = {.options = &with_path};
     cli_signals_catch();
     int code = CLI_EXIT_OK;
     if (run_open(&run, &err) != CENOTE_OK)

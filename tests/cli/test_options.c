@@ -123,7 +123,8 @@ static void test_plan_sizes(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    refuses("run", "--prompt|p", "MODEL_DIR is missing");
+    refuses("plan", "--prompt-tokens|3", "MODEL_DIR is missing");
+    refuses("demo", "m", "one argument too many");
     refuses("run", "m|more", "more");
     refuses("run", "m|--nonsense", "--nonsense");
     refuses("run", "m|-x", "-x");
@@ -142,6 +143,19 @@ static void test_refusals(void **state)
     refuses("plan", "m|--image|65501x1", "65500");
     refuses("plan", "m|--prompt|p", "--prompt"); /* ambiguity or not: not plan's */
     refuses("inspect", "m|--memory|1G", "--memory");
+}
+
+static void test_an_argument_that_may_be_left_out(void **state)
+{
+    (void)state;
+    struct cli_options o;
+    cenote_error err;
+    assert_int_equal(parse("run", "--prompt|p", &o, &err), CENOTE_OK);
+    assert_null(o.path);
+    assert_int_equal(parse("run", "m|--prompt|p", &o, &err), CENOTE_OK);
+    assert_string_equal(o.path, "m");
+    assert_int_equal(parse("demo", "--memory|30MiB", &o, &err), CENOTE_OK);
+    assert_null(o.path);
 }
 
 static void test_too_many_images(void **state)
@@ -174,6 +188,7 @@ int main(void)
         cmocka_unit_test(test_percent_of_the_machine),
         cmocka_unit_test(test_plan_sizes),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_an_argument_that_may_be_left_out),
         cmocka_unit_test(test_too_many_images),
         cmocka_unit_test(test_help_needs_nothing_else),
     };

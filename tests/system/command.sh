@@ -51,7 +51,7 @@ single=$(find single -name '*.safetensors')
 # ---- usage: 2 ----
 refused 2 "a command is missing"
 refused 2 "nonsense" nonsense
-refused 2 "MODEL_DIR is missing" run --prompt hi
+refused 2 "MODEL_DIR is missing" plan
 refused 2 "--prompt" run model
 refused 2 "--bogus" run model --prompt hi --bogus
 refused 2 "12potatoes" run model --prompt hi --memory 12potatoes
@@ -220,6 +220,29 @@ get bytes_per_token >/dev/null
 get largest_tensor >/dev/null
 expect 0 inspect "$single" --json
 [ "$(get classes.unknown.tensors)" = "$(get tensor_count)" ] || fail "classes of a file"
+
+# ---- the demo model, and a run without MODEL_DIR ----
+expect 0 demo
+[ "$(grep -c '^it shows: ' out)" = 3 ] || fail "not three examples"
+awk '/^it shows: /{ sub(/^it shows: */, ""); truth = $0 } said { if ($0 != truth) exit 1; said = 0; n++ }
+    /^the model says:/{ said = 1 } END { if (n != 3) exit 1 }' out || fail "a wrong answer"
+grep -q '[[:cntrl:]]' out && fail "colours in a file"
+if [ -z "$sanitized" ]; then
+    [ "$(grep -c 'peak memory' err)" = 3 ] || fail "not three summaries"
+fi
+expect 0 run --prompt "Hello!" --max-tokens 9 --json
+case $(get model) in */models/qwen3vl-tiny) ;; *) fail "another model" ;; esac
+export CENOTE_MODEL_DIR=nowhere
+refused 1 "nowhere" run --prompt hi
+refused 1 "nowhere/examples/examples.json" demo
+mkdir -p broken/examples
+echo '[{"images": ["a.png"]}]' >broken/examples/examples.json
+CENOTE_MODEL_DIR=broken
+expect 5 demo
+grep -q "lacks its image, question or answer" err || fail "a broken example"
+echo '[' >broken/examples/examples.json
+refused 5 "broken/examples/examples.json" demo
+unset CENOTE_MODEL_DIR
 
 # ---- wrong paths: 1 ----
 refused 1 "nowhere" run nowhere --prompt hi

@@ -8,7 +8,8 @@ trap 'rm -rf "$scratch"' EXIT
 prefix=$scratch/first
 "$CMAKE" --install "$build" --prefix "$prefix" >/dev/null
 
-for file in bin/cenote share/man/man1/cenote.1 include/cenote/cenote.h; do
+for file in bin/cenote share/man/man1/cenote.1 \
+    share/cenote/models/qwen3vl-tiny/config.json include/cenote/cenote.h; do
     [ -e "$prefix/$file" ] || { echo "not installed: $file"; exit 1; }
 done
 library=$(find "$prefix" -name libcenote.so)

@@ -71,7 +71,7 @@ def score(P, encoder, pictures):
 
 def report(title, result):
     right, asked = (sum(v[i] for v in result.values()) for i in range(2))
-    print(f"{title}: {right}/{asked} = {100 * right / asked:.1f} %")
+    print(f"{title}: {right}/{asked} = {100 * right / asked:.1f} %", flush=True)
     for task, (r, n) in sorted(result.items()):
         print(f"    {task:18} {r:5}/{n:<5} {100 * r / n:5.1f} %")
 
@@ -84,6 +84,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     encoder = train.Encoder(words.train())
+    print("weights:", args.trained, "stage.step", torch.load(args.trained)["stamp"], "in bf16", flush=True)
     P = {k: v.detach().to(torch.bfloat16).float() for k, v in torch.load(args.trained)["P"].items()}
     report("unseen pictures", score(P, encoder, scene_pictures(args.seed, args.count)))
     report("JPEG quality 75", score(P, encoder, scene_pictures(args.seed + 1, args.count, quality=75)))
