@@ -52,7 +52,9 @@ build tsan
 suite tsan -R "$threaded" -LE release
 build coverage
 find build/coverage -name '*.gcda' -delete
-suite coverage -LE 'release|stress|fuzz' >build/coverage-tests.log || { cat build/coverage-tests.log; exit 1; }
+# make_checkpoint is not counted, and its test limits the size of files, gcov's among them.
+suite coverage -LE 'release|stress|fuzz' -E unit.make_checkpoint >build/coverage-tests.log ||
+    { cat build/coverage-tests.log; exit 1; }
 gcovr --root . --filter src/ --filter runner/ --filter cli/ --print-summary \
     --object-directory build/coverage --output build/coverage.txt | tail -n 3
 note coverage-report
