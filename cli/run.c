@@ -15,8 +15,8 @@
 #include "report.h"
 #include "signals.h"
 
-/* What one thread does in a second in the matrix products of prefill, on the slow side of what was
- * measured on machines from 2019 on; only for the note about long waits. */
+/* What one thread does in a second in the matrix products of prefill: guesses for a laptop, well
+ * below the 80 to 100e9 that a Zen 4 server core reaches; only for the note about long waits. */
 #define THREAD_FLOPS_AVX512   40e9
 #define THREAD_FLOPS_AVX2     25e9
 #define THREAD_FLOPS_PORTABLE 2e9
