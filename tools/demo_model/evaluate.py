@@ -84,7 +84,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     encoder = train.Encoder(words.train())
-    print("weights:", args.trained, "stage.step", torch.load(args.trained)["stamp"], "in bf16", flush=True)
+    print("weights:", args.trained, "after step", torch.load(args.trained)["step"], "in bf16", flush=True)
     P = {k: v.detach().to(torch.bfloat16).float() for k, v in torch.load(args.trained)["P"].items()}
     report("unseen pictures", score(P, encoder, scene_pictures(args.seed, args.count)))
     report("JPEG quality 75", score(P, encoder, scene_pictures(args.seed + 1, args.count, quality=75)))

@@ -7,7 +7,7 @@ mkdir -p "$1"
 cd "$1"
 [ -x venv/bin/python ] || python3 -m venv venv
 venv/bin/python -m pip install --quiet -r "$here/requirements.txt"
-venv/bin/python "$here/train.py" trained.pt --steps 2500 4800 700 --stop 1000
+venv/bin/python "$here/train.py" trained.pt
 venv/bin/python "$here/export.py" trained.pt qwen3vl-tiny
 venv/bin/python "$here/examples.py" qwen3vl-tiny
 venv/bin/python "$here/evaluate.py" trained.pt | tee accuracy.txt

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the demo model from nothing on a CPU; about an hour on two cores.
+"""Trains the demo model from nothing on a CPU; about an hour and a half of one core.
 
 Stage 0 teaches the vision tower alone to see: crowded pictures, and throw-away linear heads that say
 for every 32 x 32 cell which shape, colour, zone and characters it holds. Without it the joint stage
@@ -9,14 +9,12 @@ branches under one attention mask), and the heads stay on as a weak second loss.
 Deepstack is made indispensable at the start of stage 1: a large constant is added to the image rows
 and taken away again by the deepstack rows, so that leaving those out leaves the constant in.
 
-Stage 2 goes on with fresh questions of all sizes while the rates fall to zero, without the heads. It
-may start from any weights of stage 1 (--anneal), for a run that has to end early.
-
-Schedules are counted in steps, so a run repeats. Hidden matrices are updated by Muon, the rest by
-AdamW."""
+Schedules are counted in steps, so a run repeats; --resume goes on from the last save of a run that
+was stopped. Hidden matrices are updated by Muon, the rest by AdamW."""
 import argparse
 import math
 import multiprocessing
+import os
 import random
 import time
 
@@ -129,16 +127,15 @@ def batch_of(stage, step, seed):
     rng = random.Random(f"{seed}/{stage}/{step}")
     if stage == 0:
         return crowd_batch(rng, 32, 160 if step < 900 else 224 if step < 1700 else 320)
-    late = stage == 2
-    side_max = rng.choice([160, 192, 256, 320]) if late or step > 700 else 160
+    side_max = rng.choice([160, 192, 256, 320]) if step > 700 else 160
     kind = step % 12
-    if kind in (5, 11) and not late:
+    if kind in (5, 11):
         return crowd_batch(rng, 16, side_max)
-    if kind in (3, 9):
+    if kind == 3:
         return text_batch(rng, 24)
     if kind in (1, 7):
-        return pair_batch(rng, 12, side_max)
-    return picture_batch(rng, 16, side_max, 4 if late or step > 500 else 3)
+        return pair_batch(rng, 14, side_max)
+    return picture_batch(rng, 16, side_max, 4 if step > 500 else 3)
 
 
 def produce(queue, stage, steps, seed):
@@ -383,17 +380,21 @@ class Trainer:
         right = (logits.argmax(-1) == targets)[keep].float().mean().item()
         return F.cross_entropy(logits[keep], targets[keep]), [right]
 
-    def run(self, stage, total, muon_rate, adam_rate, hold, save, stop=None):
-        """The first `stop` steps of a schedule of `total`."""
-        stop = stop or total
+    def run(self, stage, total, muon_rate, adam_rate, hold, save, state=None):
+        """A stage of `total` steps; `state` is a save to go on from."""
         vision_factor = 1.0 if stage == 0 else 0.5
         muon, adam = self.optimisers(adam_rate, vision_factor)
+        first = 0
+        if state:
+            first = state["step"]
+            muon.state = state["muon"]
+            adam.load_state_dict(state["adam"])
         queue = multiprocessing.get_context("fork").Queue(maxsize=6)
         worker = multiprocessing.get_context("fork").Process(
-            target=produce, args=(queue, stage, range(stop), self.seed), daemon=True)
+            target=produce, args=(queue, stage, range(first, total), self.seed), daemon=True)
         worker.start()
         start, seen = time.time(), {}
-        for step in range(stop):
+        for step in range(first, total):
             batch = receive(queue)
             factor = rate_at(step, total, hold)
             aux = 0.3 * min(1.0, 1.9 - 1.8 * step / total)
@@ -412,12 +413,12 @@ class Trainer:
             old = seen.get(key, (loss.item(), hits))
             seen[key] = (0.95 * old[0] + 0.05 * loss.item(),
                          [0.95 * a + 0.05 * b if b == b else a for a, b in zip(old[1], hits)])
-            if step % 100 == 99 or step + 1 == stop:
+            if step % 100 == 99 or step + 1 == total:
                 text = "  ".join(f"{k} {v[0]:.3f} " + "/".join(f"{h:.3f}" for h in v[1])
                                  for k, v in sorted(seen.items()))
                 print(f"stage {stage} step {step + 1}/{total} {time.time() - start:.0f} s  {text}", flush=True)
-            if (step + 1) % (100 if stage == 2 else 500) == 0 or step + 1 == stop:
-                save(self, f"{stage}.{step + 1}")
+            if (step + 1) % 500 == 0 or step + 1 == total:
+                save({"stage": stage, "step": step + 1, "muon": muon.state, "adam": adam.state_dict()})
         worker.join()
 
 
@@ -425,29 +426,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", help="file for the trained parameters (.pt)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, nargs=3, default=[2500, 4800, 0],
-                        metavar=("STAGE0", "STAGE1", "STAGE2"))
-    parser.add_argument("--stop", type=int, help="end stage 1 after so many steps of its schedule")
-    parser.add_argument("--anneal", metavar="FILE", help="only stage 2, from these weights of stage 1")
+    parser.add_argument("--steps", type=int, nargs=2, default=[2500, 6000], metavar=("STAGE0", "STAGE1"))
+    parser.add_argument("--resume", action="store_true", help="go on from the last save in OUT")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     trainer = Trainer(args.seed, Encoder(words.train()))
 
-    def save(t, stamp):
-        torch.save({"P": {k: v.detach() for k, v in t.P.items()}, "H": t.H, "offsets": t.offsets,
-                    "stamp": stamp}, args.out)
+    def save(progress):
+        torch.save({"P": {k: v.detach() for k, v in trainer.P.items()}, "H": trainer.H,
+                    "offsets": trainer.offsets, **progress}, args.out + ".partial")
+        os.replace(args.out + ".partial", args.out)
 
-    if args.anneal:
-        state = torch.load(args.anneal)
+    state = torch.load(args.out) if args.resume else None
+    if state:
         trainer.P, trainer.H, trainer.offsets = state["P"], state["H"], state["offsets"]
-    else:
-        trainer.run(0, args.steps[0], 0.004, 1e-3, 0.3, save)
+    if not state or state["stage"] == 0:
+        trainer.run(0, args.steps[0], 0.004, 1e-3, 0.3, save, state)
         trainer.add_offsets()
-        trainer.run(1, args.steps[1], 0.006, 1e-3, 0.15, save, args.stop)
-    if args.steps[2] > 0:
-        trainer.run(2, args.steps[2], 0.005, 8e-4, 0.1, save)
+        state = None
+    trainer.run(1, args.steps[1], 0.006, 1e-3, 0.15, save, state)
 
 
 if __name__ == "__main__":
