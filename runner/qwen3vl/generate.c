@@ -1,220 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A run from its plan: take what was planned, load the small weights, look at the images, read the
- * prompt layer by layer, then produce tokens.
- *
- * Every byte comes from a pool under the budget, in this order: scratch, small weights, features,
- * KV and the staging ring stay for the run; the activations of each phase give their place to the
- * next phase's. */
+/* A turn on a session: look at the images, read the prompt layer by layer, then produce tokens. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "job.h"
 #include "sample.h"
+#include "session.h"
 
 static double seconds_now(void)
 {
     return 1e-9 * (double)qwen_now_ns();
-}
-
-/* ---- set-up ---- */
-
-static cenote_status create_pool(qwen_run *run, cenote_class class_id, uint64_t quota_bytes,
-                                 cenote_pool **out_pool, cenote_error *err)
-{
-    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    options.class_id = class_id;
-    options.quota_bytes = quota_bytes;
-    return cenote_pool_create(run->model->budget, &options, out_pool, err);
-}
-
-static cenote_status create_pools(qwen_run *run, cenote_error *err)
-{
-    const qwen_plan *plan = run->plan;
-    cenote_status status = create_pool(run, CENOTE_CLASS_PARAMETERS,
-                                       qwen_plan_parameters_quota(plan), &run->parameters, err);
-    if (status == CENOTE_OK)
-        status = create_pool(run, CENOTE_CLASS_KV_CACHE, plan->kv_bytes, &run->kv_pool, err);
-    if (status == CENOTE_OK && run->shape->image_count > 0)
-        status = create_pool(run, CENOTE_CLASS_IMAGE_FEATURES, plan->image_bytes,
-                             &run->features_pool, err);
-    if (status == CENOTE_OK)
-        status = create_pool(run, CENOTE_CLASS_ACTIVATIONS, qwen_plan_activations_quota(plan),
-                             &run->activations, err);
-    return status;
-}
-
-static cenote_status create_kv(qwen_run *run, cenote_error *err)
-{
-    const qwen_text_config *text = &run->model->config.text;
-    cenote_kv_options options = CENOTE_KV_OPTIONS_INIT;
-    options.layer_count = text->layer_count;
-    options.head_count = text->kv_head_count;
-    options.head_dim = text->head_dim;
-    options.token_count_max = run->shape->prompt_tokens + run->plan->max_tokens;
-    options.dtype = run->shape->kv_dtype;
-    cenote_status status = cenote_kv_create(run->kv_pool, &options, &run->kv, err);
-    /* All of it now: a token that was promised is not refused half-way. */
-    return status != CENOTE_OK ? status : cenote_kv_reserve(run->kv, options.token_count_max, err);
-}
-
-static cenote_status create_stream(qwen_run *run, cenote_error *err)
-{
-    cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
-    options.panel_bytes_max = run->plan->panel_bytes;
-    options.slot_count = run->plan->slot_count;
-    cenote_status status =
-        cenote_stream_create(run->model->weights, run->parameters, &options, &run->stream, err);
-    if (status != CENOTE_OK)
-        return status;
-    uint32_t vision = qwen_vision_program(run->model, NULL);
-    uint32_t text = qwen_text_program(run->model, NULL) + 1;
-    run->items = calloc(vision > text ? vision : text, sizeof *run->items);
-    if (run->items == NULL)
-        return cenote_error_set(err, CENOTE_E_NOMEM, "no memory for %u stream items",
-                                vision > text ? vision : text);
-    return CENOTE_OK;
-}
-
-static cenote_status create_features(qwen_run *run, cenote_error *err)
-{
-    uint64_t patches = 0;
-    for (uint32_t i = 0; i < run->shape->image_count; i++)
-        patches += (uint64_t)run->shape->grid_h[i] * run->shape->grid_w[i];
-    if (patches == 0)
-        return CENOTE_OK;
-    run->feature_rows = patches / qwen_merge_count(&run->model->config.vision);
-    void *features;
-    cenote_status status = cenote_pool_alloc(
-        run->features_pool, qwen_features_bytes(run->model, patches), &features, err);
-    if (status == CENOTE_OK)
-        run->features = features;
-    return status;
-}
-
-static cenote_status set_up(qwen_run *run, cenote_error *err)
-{
-    cenote_status status = create_pools(run, err);
-    if (status == CENOTE_OK)
-        status = cenote_team_create(run->plan->thread_count, &run->team, err);
-    if (status == CENOTE_OK)
-        status = qwen_kernels_create(QWEN_ISA_AUTO, run->team, run->activations, run->model->k_max,
-                                     &run->kernels, err);
-    void *resident;
-    if (status == CENOTE_OK)
-        status = cenote_pool_alloc(run->parameters, run->model->resident_floats * sizeof(float),
-                                   &resident, err);
-    if (status != CENOTE_OK)
-        return status;
-    run->resident = resident;
-    status = create_features(run, err);
-    if (status == CENOTE_OK)
-        status = create_kv(run, err);
-    if (status == CENOTE_OK)
-        status = create_stream(run, err);
-    return status;
-}
-
-static void tear_down(qwen_run *run)
-{
-    cenote_stream_destroy(run->stream);
-    free(run->items);
-    cenote_kv_destroy(run->kv);
-    if (run->features != NULL)
-        cenote_pool_free(run->features_pool, run->features);
-    if (run->resident != NULL)
-        cenote_pool_free(run->parameters, run->resident);
-    qwen_kernels_destroy(run->kernels);
-    cenote_team_destroy(run->team);
-    cenote_pool_destroy(run->activations);
-    cenote_pool_destroy(run->features_pool);
-    cenote_pool_destroy(run->kv_pool);
-    cenote_pool_destroy(run->parameters);
-}
-
-/* ---- small weights ---- */
-
-static cenote_status load_vector(qwen_run *run, const qwen_vector *vector, cenote_error *err)
-{
-    const cenote_tensor_info *info =
-        cenote_weights_tensor(run->model->weights, vector->tensor_index);
-    size_t element_bytes = cenote_dtype_bytes(info->dtype);
-    unsigned char raw[8192];
-    uint64_t piece = sizeof raw / element_bytes;
-    for (uint64_t done = 0; done < vector->count; done += piece) {
-        uint64_t count = vector->count - done < piece ? vector->count - done : piece;
-        cenote_status status =
-            cenote_weights_read(run->model->weights, vector->tensor_index, done * element_bytes,
-                                count * element_bytes, raw, err);
-        if (status != CENOTE_OK)
-            return status;
-        qwen_widen(info->dtype, raw, count, run->resident + vector->offset + done);
-    }
-    qwen_run_advance(run, 1);
-    return CENOTE_OK;
-}
-
-static cenote_status load_vectors(qwen_run *run, const qwen_vector *const *vectors, size_t count,
-                                  cenote_error *err)
-{
-    for (size_t i = 0; i < count; i++) {
-        cenote_status status = qwen_run_go_on(run, err);
-        if (status == CENOTE_OK)
-            status = load_vector(run, vectors[i], err);
-        if (status != CENOTE_OK)
-            return status;
-    }
-    return CENOTE_OK;
-}
-#define LOAD(run, vectors, err)                                                                    \
-    load_vectors(run, vectors, sizeof(vectors) / sizeof((vectors)[0]), err)
-
-static cenote_status load_merger(qwen_run *run, const qwen_merger *merger, cenote_error *err)
-{
-    const qwen_vector *const vectors[] = {&merger->norm_gain, &merger->norm_bias, &merger->fc1.bias,
-                                          &merger->fc2.bias};
-    return LOAD(run, vectors, err);
-}
-
-static cenote_status load_vision_vectors(qwen_run *run, cenote_error *err)
-{
-    const qwen_model *model = run->model;
-    const qwen_vector *const first[] = {&model->patch_embed.bias};
-    cenote_status status = LOAD(run, first, err);
-    for (uint32_t i = 0; status == CENOTE_OK && i < model->config.vision.depth; i++) {
-        const qwen_vision_block *block = &model->blocks[i];
-        const qwen_vector *const vectors[] = {
-            &block->norm1_gain, &block->norm1_bias, &block->norm2_gain, &block->norm2_bias,
-            &block->qkv.bias,   &block->proj.bias,  &block->fc1.bias,   &block->fc2.bias,
-        };
-        status = LOAD(run, vectors, err);
-    }
-    for (uint32_t j = 0; status == CENOTE_OK && j < model->config.vision.deepstack_count; j++)
-        status = load_merger(run, &model->deepstack[j], err);
-    return status != CENOTE_OK ? status : load_merger(run, &model->merger, err);
-}
-
-static cenote_status load_text_vectors(qwen_run *run, cenote_error *err)
-{
-    const qwen_model *model = run->model;
-    const qwen_vector *const last[] = {&model->final_norm_gain};
-    cenote_status status = LOAD(run, last, err);
-    for (uint32_t i = 0; status == CENOTE_OK && i < model->config.text.layer_count; i++) {
-        const qwen_text_layer *layer = &model->layers[i];
-        const qwen_vector *const vectors[] = {&layer->norm1_gain, &layer->norm2_gain,
-                                              &layer->q_norm_gain, &layer->k_norm_gain};
-        status = LOAD(run, vectors, err);
-    }
-    return status;
-}
-
-/* The tower's vectors only when there is something to look at. */
-static cenote_status load_small_weights(qwen_run *run, cenote_error *err)
-{
-    qwen_run_phase(run, QWEN_PHASE_LOAD, 0);
-    cenote_status status = load_text_vectors(run, err);
-    if (status == CENOTE_OK && run->shape->image_count > 0)
-        status = load_vision_vectors(run, err);
-    return status;
 }
 
 /* ---- text out ---- */
@@ -287,8 +82,7 @@ static cenote_status produce_token(qwen_job *job, qwen_sampler *sampler, const f
 static cenote_status text_buffers(qwen_run *run, uint64_t tokens, qwen_text_buffers *out_buffers,
                                   cenote_error *err)
 {
-    qwen_text_layout_make(run->model, tokens, run->shape->prompt_tokens + run->plan->max_tokens,
-                          &out_buffers->layout);
+    qwen_text_layout_make(run->model, tokens, run->plan->context_tokens, &out_buffers->layout);
     return cenote_pool_alloc(run->activations, out_buffers->layout.size_bytes, &out_buffers->block,
                              err);
 }
@@ -399,13 +193,16 @@ static cenote_status decode(qwen_run *run, qwen_job *job, qwen_sampler *sampler,
 
 /* ---- the whole ---- */
 
-static cenote_status run_phases(qwen_run *run, qwen_job *job, qwen_result *result, bool *out_end,
-                                cenote_error *err)
+static cenote_status run_phases(qwen_session *session, qwen_job *job, qwen_result *result,
+                                bool *out_end, cenote_error *err)
 {
+    qwen_run *run = &session->run;
     double start = seconds_now();
-    cenote_status status = load_small_weights(run, err);
+    cenote_status status = qwen_turn_begin(session, err);
+    if (status == CENOTE_OK)
+        status = qwen_turn_load(session, err);
     double loaded = seconds_now();
-    result->load_s += loaded - start;
+    result->load_s = loaded - start;
     if (status == CENOTE_OK && run->shape->image_count > 0)
         status = qwen_vision_run(run, err);
     double seen = seconds_now();
@@ -452,45 +249,46 @@ static void fill_result(qwen_job *job, const qwen_plan *plan, cenote_status stat
     result->seconds_waiting = 1e-9 * (double)(after.wait_ns - before->wait_ns);
 }
 
-cenote_status qwen_job_run(qwen_job *job, const qwen_plan *plan, const qwen_events *events,
-                           qwen_result *out_result, cenote_error *err)
+/* One turn; out_result is filled however it ends. */
+static cenote_status run_turn(qwen_session *session, qwen_job *job, const qwen_plan *plan,
+                              const qwen_events *events, qwen_result *out_result, cenote_error *err)
 {
     static const qwen_events no_events = {0};
-    if (!plan->fits)
-        return cenote_error_set(
-            err, CENOTE_E_BUDGET, "needs at least %llu bytes, the limit is %llu",
-            (unsigned long long)plan->smallest_bytes, (unsigned long long)plan->limit_bytes);
-    uint64_t thread_bytes = plan->process_bytes - QWEN_PROCESS_BYTES;
-    cenote_status status =
-        cenote_budget_charge(job->model->budget, thread_bytes, "stacks of threads", err);
-    if (status != CENOTE_OK)
-        return status;
     job->events = events != NULL ? events : &no_events;
     job->produced.count_max = plan->max_tokens;
-    qwen_run run = {
-        .model = job->model,
-        .plan = plan,
-        .shape = &job->shape,
-        .events = job->events,
-        .image_paths = job->request->image_paths,
-        .cancelled = &job->cancelled,
-    };
+    qwen_run *run = &session->run;
+    run->plan = plan;
+    run->shape = &job->shape;
+    run->events = job->events;
+    run->image_paths = job->request->image_paths;
+    run->cancelled = &job->cancelled;
+    run->page_table_peak_bytes = 0;
     cenote_weights_stats before;
-    cenote_weights_stats_get(job->model->weights, &before);
+    cenote_weights_stats_get(run->model->weights, &before);
     qwen_result result = {0};
     bool end = false;
-    double start = seconds_now();
-    status = set_up(&run, err);
-    result.load_s = seconds_now() - start;
-    if (status == CENOTE_OK)
-        status = run_phases(&run, job, &result, &end, err);
-    result.page_table_peak_bytes = run.page_table_peak_bytes;
-    tear_down(&run);
-    cenote_budget_uncharge(job->model->budget, thread_bytes);
+    cenote_status status = run_phases(session, job, &result, &end, err);
+    qwen_turn_end(session);
+    result.page_table_peak_bytes = run->page_table_peak_bytes;
     qwen_detokenizer_feed(&job->detokenizer, NULL, 0, emit_text, job); /* what is left of it */
     if (status == CENOTE_OK)
         status = check_text(job, err);
     fill_result(job, plan, status, end, &before, &result);
     *out_result = result;
+    return status;
+}
+
+cenote_status qwen_job_run(qwen_job *job, const qwen_plan *plan, const qwen_events *events,
+                           qwen_result *out_result, cenote_error *err)
+{
+    double start = seconds_now();
+    qwen_session *session;
+    cenote_status status = qwen_session_open(job->model, &job->shape, plan, &session, err);
+    if (status != CENOTE_OK)
+        return status;
+    double open_s = seconds_now() - start;
+    status = run_turn(session, job, plan, events, out_result, err);
+    out_result->load_s += open_s;
+    qwen_session_close(session);
     return status;
 }

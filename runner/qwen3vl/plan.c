@@ -128,6 +128,7 @@ static uint64_t fill(const struct planner *planner, struct choice choice, qwen_p
                                      max_u64(plan->prefill_bytes, plan->token_bytes));
     plan->books_bytes = books_bytes(plan);
     plan->max_tokens = choice.max_tokens;
+    plan->context_tokens = token_max;
     plan->slot_count = choice.slot_count;
     plan->prefill_chunk_tokens = choice.chunk_tokens;
     plan->prefill_weight_passes = ceil_div(planner->shape->prompt_tokens, choice.chunk_tokens);

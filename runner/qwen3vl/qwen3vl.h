@@ -120,6 +120,7 @@ typedef struct qwen_plan {
     uint64_t activation_bytes;   /**< the largest of the phases above */
     /* what that buys */
     uint32_t max_tokens;
+    uint64_t context_tokens; /**< that the cache of keys and values has room for */
     uint32_t slot_count;
     uint64_t panel_bytes;
     uint32_t thread_count;
