@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fault.h"
 #include "tokenizer/unicode.h"
 
 static cenote_status probe_image(qwen_job *job, uint32_t i, cenote_error *err)
@@ -122,7 +123,7 @@ static cenote_status make_spans(qwen_job *job, cenote_error *err)
         position += token - text_first;
         add_span(job, token, count, position, image);
         uint32_t h = job->shape.grid_h[image] / merge, w = job->shape.grid_w[image] / merge;
-        position += h > w ? h : w;
+        position += QWEN_FAULT(POSITIONS_BY_COUNT) ? count : h > w ? h : w;
         token += count;
         text_first = token;
     }

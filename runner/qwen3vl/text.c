@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "fault.h"
 #include "run.h"
 
 uint32_t qwen_text_program(const qwen_model *model, cenote_stream_item *out_items)
@@ -43,7 +44,9 @@ static const qwen_span *span_of(const qwen_chunk *chunk, uint64_t token)
 static void token_position(const qwen_run *run, const qwen_chunk *chunk, uint64_t token,
                            float out_position[3])
 {
-    const qwen_span *span = span_of(chunk, token);
+    static const qwen_span flat = {.image_index = QWEN_SPAN_TEXT}; /* a position is an index */
+    bool by_index = QWEN_FAULT(POSITIONS_1D) || (QWEN_FAULT(DECODE_BY_INDEX) && chunk->decode);
+    const qwen_span *span = by_index ? &flat : span_of(chunk, token);
     uint64_t offset = token - span->first;
     if (span->image_index == QWEN_SPAN_TEXT) {
         for (int axis = 0; axis < 3; axis++)
@@ -52,13 +55,16 @@ static void token_position(const qwen_run *run, const qwen_chunk *chunk, uint64_
     }
     uint64_t columns = run->shape->grid_w[span->image_index] / run->model->config.vision.merge_size;
     out_position[0] = (float)span->position;
-    out_position[1] = (float)(span->position + offset / columns);
-    out_position[2] = (float)(span->position + offset % columns);
+    unsigned height = QWEN_FAULT(POSITIONS_TURNED) ? 2 : 1;
+    out_position[height] = (float)(span->position + offset / columns);
+    out_position[3 - height] = (float)(span->position + offset % columns);
 }
 
 /* Interleaved M-RoPE: which axis turns pair i. */
 static unsigned axis_of_pair(const uint32_t section[3], uint32_t pair)
 {
+    if (QWEN_FAULT(MROPE_IN_BLOCKS))
+        return pair < section[0] ? 0 : pair < section[0] + section[1] ? 1 : 2;
     if (pair % 3 == 1 && pair < 3 * section[1])
         return 1;
     if (pair % 3 == 2 && pair < 3 * section[2])
@@ -71,10 +77,11 @@ static void fill_rotary(const qwen_run *run, const qwen_text_buffers *buffers,
 {
     const qwen_text_config *text = &run->model->config.text;
     uint32_t half = text->head_dim / 2;
+    float theta = QWEN_FAULT(ROPE_THETA_5E6) ? 5e6f : text->rope_theta;
     float *cosines = qwen_text_at(buffers, buffers->layout.cosines);
     float *sines = qwen_text_at(buffers, buffers->layout.sines);
     for (uint32_t i = 0; i < half; i++) {
-        float inverse = 1.0f / powf(text->rope_theta, (float)(2 * i) / (float)text->head_dim);
+        float inverse = 1.0f / powf(theta, (float)(2 * i) / (float)text->head_dim);
         unsigned axis = axis_of_pair(text->mrope_section, i);
         for (uint64_t t = 0; t < chunk->count; t++) {
             float position[3];
@@ -98,7 +105,8 @@ static uint64_t feature_row_of(const qwen_run *run, const qwen_span *span, uint6
 {
     uint32_t merge = qwen_merge_count(&run->model->config.vision);
     uint64_t row = 0;
-    for (uint32_t image = 0; image < span->image_index; image++)
+    uint32_t before = QWEN_FAULT(FIRST_PICTURE_TWICE) ? 0 : span->image_index;
+    for (uint32_t image = 0; image < before; image++)
         row += (uint64_t)run->shape->grid_h[image] * run->shape->grid_w[image] / merge;
     return row + token - span->first;
 }
@@ -137,10 +145,11 @@ static void inject_deepstack(qwen_run *run, const qwen_text_buffers *buffers,
     const qwen_vision_config *vision = &run->model->config.vision;
     uint32_t hidden = run->model->config.text.hidden;
     float *residual = qwen_text_at(buffers, buffers->layout.residual);
-    if (run->features == NULL)
+    if (run->features == NULL || QWEN_FAULT(DEEPSTACK_LEFT_OUT))
         return;
     for (uint32_t j = 0; j < vision->deepstack_count; j++) {
-        if (vision->deepstack_layer[j] != layer)
+        uint32_t at = QWEN_FAULT(DEEPSTACK_SWAPPED) ? vision->deepstack_count - 1 - j : j;
+        if (vision->deepstack_layer[at] != layer)
             continue;
         for (uint64_t t = 0; t < chunk->count; t++) {
             const qwen_span *span = span_of(chunk, chunk->first + t);
@@ -214,7 +223,7 @@ static cenote_status attend(qwen_run *run, const qwen_text_buffers *buffers,
         .row_stride = text->head_dim,
         .kv_dtype = run->shape->kv_dtype,
         .key_count = key_count,
-        .causal = true,
+        .causal = !QWEN_FAULT(NOT_CAUSAL),
         .first_position = chunk->first,
         .scale = 1.0f / sqrtf((float)text->head_dim),
     };
@@ -227,8 +236,9 @@ static void norm_and_turn(qwen_run *run, const qwen_text_buffers *buffers, const
 {
     const qwen_text_config *text = &run->model->config.text;
     uint32_t head_dim = text->head_dim;
-    qwen_rms_norm(run->kernels, rows, head_dim, rows, head_dim, chunk->count * head_count, head_dim,
-                  qwen_run_vector(run, gain), text->rms_eps);
+    if (!QWEN_FAULT(NO_QK_NORM))
+        qwen_rms_norm(run->kernels, rows, head_dim, rows, head_dim, chunk->count * head_count,
+                      head_dim, qwen_run_vector(run, gain), text->rms_eps);
     qwen_rope(run->kernels, rows, (size_t)head_count * head_dim, chunk->count, head_count, head_dim,
               qwen_text_at(buffers, buffers->layout.cosines),
               qwen_text_at(buffers, buffers->layout.sines));

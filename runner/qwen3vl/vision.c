@@ -9,6 +9,7 @@
  * start, so that merging 2 x 2 patches is a view: rows [4t, 4t + 4) are token t. */
 #include <math.h>
 
+#include "fault.h"
 #include "run.h"
 
 #define LAYER_NORM_EPS    1e-6f
@@ -124,6 +125,15 @@ static void patch_place(const qwen_vision_config *config, uint32_t grid_w, uint6
     *out_column = (uint32_t)(block % blocks_w) * merge + inside % merge;
 }
 
+/* The other way round. */
+static uint64_t patch_index(const qwen_vision_config *config, uint32_t grid_w, uint32_t row,
+                            uint32_t column)
+{
+    uint32_t merge = config->merge_size;
+    uint64_t block = (uint64_t)(row / merge) * (grid_w / merge) + column / merge;
+    return block * merge * merge + (row % merge) * merge + column % merge;
+}
+
 /* torch.linspace(0, side - 1, count)[i] in fp32: from the nearer end. */
 static float grid_coordinate(uint32_t side, uint32_t count, uint32_t i)
 {
@@ -172,6 +182,8 @@ static void add_position(const struct tower *tower, float *x, const float *top, 
     uint32_t c0 = (uint32_t)column;
     uint32_t c1 = c0 + 1 < side ? c0 + 1 : side - 1;
     float dc = column - (float)c0, dr = row_fraction;
+    if (QWEN_FAULT(TABLE_NEAREST))
+        dc = roundf(dc), dr = roundf(dr);
     float w00 = (1 - dr) * (1 - dc), w01 = (1 - dr) * dc, w10 = dr * (1 - dc), w11 = dr * dc;
     const float *t00 = top + (size_t)c0 * hidden, *t01 = top + (size_t)c1 * hidden;
     const float *t10 = bottom + (size_t)c0 * hidden, *t11 = bottom + (size_t)c1 * hidden;
@@ -194,10 +206,10 @@ static cenote_status add_position_row(struct tower *tower, struct position_lines
         status = fetch_line(tower, lines, r1, r0, &bottom, err);
     if (status != CENOTE_OK)
         return status;
-    uint32_t merge = config->merge_size;
     for (uint32_t column = 0; column < grid_w; column++) {
-        uint64_t block = (uint64_t)(row / merge) * (grid_w / merge) + column / merge;
-        uint64_t index = block * merge * merge + (row % merge) * merge + column % merge;
+        uint64_t index = patch_index(config, grid_w, row, column);
+        if (QWEN_FAULT(TABLE_TURNED) && grid_h == grid_w)
+            index = patch_index(config, grid_w, column, row);
         add_position(tower, tower->residual + (first_patch + index) * config->hidden,
                      lines->slot[top], lines->slot[bottom], at - (float)r0,
                      grid_coordinate(config->position_side, grid_w, column));
@@ -214,6 +226,8 @@ static cenote_status add_positions(struct tower *tower, uint32_t image, uint64_t
         .slot = {slots, slots + (size_t)tower->config->position_side * tower->config->hidden},
         .raw = tower->block + tower->layout.position_raw,
     };
+    if (QWEN_FAULT(TABLE_LEFT_OUT))
+        return CENOTE_OK;
     for (uint32_t row = 0; row < tower->run->shape->grid_h[image]; row++) {
         cenote_status status = add_position_row(tower, &lines, image, first_patch, row, err);
         if (status != CENOTE_OK)
@@ -237,7 +251,8 @@ static void fill_rotary(struct tower *tower, uint32_t image, uint64_t first_patc
         for (uint32_t i = 0; i < half; i++) {
             uint32_t pair = i % quarter;
             float inverse = 1.0f / powf(VISION_ROPE_THETA, (float)(2 * pair) / (float)half);
-            float angle = (float)place[i / quarter] * inverse;
+            uint32_t axis = QWEN_FAULT(TOWER_ROTARY_TURNED) ? 1 - i / quarter : i / quarter;
+            float angle = (float)place[axis] * inverse;
             cosines[i] = cosf(angle);
             sines[i] = sinf(angle);
         }
@@ -315,8 +330,10 @@ static cenote_status run_block(struct tower *tower, const qwen_vision_block *blo
     if (status != CENOTE_OK)
         return status;
     /* q and k lie side by side: one call turns the heads of both. */
-    qwen_rope(tower->run->kernels, tower->wide, 3 * (size_t)hidden, tower->patches,
-              2 * config->head_count, hidden / config->head_count, tower->cosines, tower->sines);
+    if (!QWEN_FAULT(TOWER_NO_ROTARY))
+        qwen_rope(tower->run->kernels, tower->wide, 3 * (size_t)hidden, tower->patches,
+                  2 * config->head_count, hidden / config->head_count, tower->cosines,
+                  tower->sines);
     uint64_t first = 0;
     for (uint32_t image = 0; status == CENOTE_OK && image < shape->image_count; image++) {
         uint64_t count = (uint64_t)shape->grid_h[image] * shape->grid_w[image];
@@ -350,7 +367,8 @@ static cenote_status run_merger(struct tower *tower, const qwen_merger *merger, 
         linear(tower, &merger->fc1, tower->normed, tokens, tower->wide, false, err);
     if (status != CENOTE_OK)
         return status;
-    qwen_gelu_erf(tower->run->kernels, tower->wide, tokens * merger->fc1.n);
+    (QWEN_FAULT(MERGER_GELU_TANH) ? qwen_gelu_tanh : qwen_gelu_erf)(
+        tower->run->kernels, tower->wide, tokens * merger->fc1.n);
     return linear(tower, &merger->fc2, tower->wide, tokens, out, false, err);
 }
 

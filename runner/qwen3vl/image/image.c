@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "image_internal.h"
 
 #define STREAM_BUFFER_BYTES 8192
@@ -245,7 +246,7 @@ cenote_status qwen_smart_resize(const qwen_image_limits *limits, uint32_t height
                                 limits->factor, (unsigned long long)limits->pixels_max);
     if (height == 0 || width == 0)
         return cenote_error_set(err, CENOTE_E_INVAL, "a picture of %ux%u is empty", width, height);
-    double h = height, w = width, factor = limits->factor;
+    double h = height, w = QWEN_FAULT(RESIZE_SQUARE) ? height : width, factor = limits->factor;
     double aspect = fmax(h, w) / fmin(h, w);
     if (aspect > 200.0)
         return cenote_error_set(err, CENOTE_E_INVAL,

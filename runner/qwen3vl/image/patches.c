@@ -12,6 +12,7 @@
 #include <assert.h>
 #include <stddef.h>
 
+#include "fault.h"
 #include "image.h"
 
 #define CHANNELS 3
@@ -23,9 +24,12 @@ static void patch_fill(const uint8_t *corner, size_t stride_bytes, uint32_t side
     for (uint32_t c = 0; c < CHANNELS; c++)
         for (uint32_t t = 0; t < frames; t++)
             for (uint32_t y = 0; y < side; y++) {
-                const uint8_t *pixel = corner + y * stride_bytes + c;
+                const uint8_t *pixel =
+                    corner + y * stride_bytes + (QWEN_FAULT(PIXELS_BGR) ? 2 - c : c);
                 for (uint32_t x = 0; x < side; x++)
-                    *out++ = value_of[pixel[(size_t)x * CHANNELS]];
+                    *out++ = QWEN_FAULT(PATCHES_ONE_FRAME) && t > 0
+                                 ? 0
+                                 : value_of[pixel[(size_t)x * CHANNELS]];
             }
 }
 
@@ -37,8 +41,10 @@ void qwen_image_patches(const uint8_t *rgb, uint32_t height, uint32_t width, uin
     assert(height % (patch_size * merge_size) == 0 && width % (patch_size * merge_size) == 0);
     float value_of[256];
     for (int v = 0; v < 256; v++)
-        value_of[v] = ((float)v - 127.5f) / 127.5f;
+        value_of[v] = QWEN_FAULT(PIXELS_0_TO_1) ? (float)v / 255 : ((float)v - 127.5f) / 127.5f;
 
+    if (QWEN_FAULT(PATCHES_RASTER))
+        merge_size = 1;
     uint64_t block_rows = (uint64_t)merge_size * merge_size;
     uint64_t blocks_wide = width / (patch_size * merge_size);
     size_t stride_bytes = (size_t)width * CHANNELS;

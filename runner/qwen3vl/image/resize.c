@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fault.h"
 #include "resize.h"
 
 #define CHANNELS 3
@@ -57,7 +58,7 @@ struct qwen_resizer {
 /* Keys' kernel with a = -0.5, in the order of operations of the original. */
 static double cubic(double x)
 {
-    const double a = -0.5;
+    const double a = QWEN_FAULT(RESIZE_SHARPER) ? -0.75 : -0.5;
     x = fabs(x);
     if (x < 1.0)
         return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
@@ -82,7 +83,7 @@ static double weigh(const struct axis *axis, uint32_t i, uint32_t *first, uint32
                     double *weights)
 {
     double scale = (double)axis->in / axis->out;
-    double stretch = fmax(scale, 1.0);
+    double stretch = QWEN_FAULT(RESIZE_ALIASED) ? 1.0 : fmax(scale, 1.0);
     double support = 2.0 * stretch;
     double squeeze = 1.0 / stretch;
     double center = scale * (i + 0.5);
@@ -96,7 +97,9 @@ static double weigh(const struct axis *axis, uint32_t i, uint32_t *first, uint32
     assert(n > 0);
     double sum = 0.0, largest = 0.0;
     for (int64_t j = 0; j < n; j++) {
-        weights[j] = cubic(((double)(low + j) - center + 0.5) * squeeze);
+        weights[j] = QWEN_FAULT(RESIZE_NEAREST)
+                         ? low + j == (int64_t)center
+                         : cubic(((double)(low + j) - center + 0.5) * squeeze);
         sum += weights[j];
     }
     for (int64_t j = 0; j < n; j++) {
