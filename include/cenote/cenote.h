@@ -4,6 +4,7 @@
 #ifndef CENOTE_CENOTE_H
 #define CENOTE_CENOTE_H
 
+#include <cenote/bf12.h>
 #include <cenote/hardware.h>
 #include <cenote/kv.h>
 #include <cenote/pool.h>

@@ -53,6 +53,12 @@ typedef enum cenote_dtype {
         CENOTE_DTYPE_COUNT
 } cenote_dtype;
 
+/** The form of a panel's bytes. */
+typedef enum cenote_encoding {
+    CENOTE_ENCODING_PLAIN = 0, /**< rows of elements, as in the file */
+    CENOTE_ENCODING_BF12 = 1,  /**< bf16 in 12 bits an element (cenote/bf12.h) */
+} cenote_encoding;
+
 CENOTE_API const char *cenote_dtype_text(cenote_dtype dtype);
 CENOTE_API size_t cenote_dtype_bytes(cenote_dtype dtype);
 
