@@ -28,6 +28,29 @@ typedef int (*cn_os_name_fn)(void *context, const char *name);
 
 struct cn_os; /* first member of each implementation's state */
 
+/* A ring: reads that the kernel does meanwhile. One thread at a time uses it. */
+struct cn_os_ring;
+
+struct cn_os_ring_options {
+    uint32_t depth; /* reads under way at most, 1..256 */
+    const int *fds; /* reads name them by index; they stay open as long as the ring */
+    uint32_t fd_count;
+};
+
+struct cn_os_ring_read {
+    uint32_t tag; /* the caller's, < depth, of one read under way at a time */
+    uint32_t file_index;
+    uint64_t offset_bytes;
+    uint32_t size_bytes;
+    bool patient; /* on a thread of the kernel that may block: what answered -EAGAIN goes there */
+    void *data;
+};
+
+struct cn_os_ring_done {
+    uint32_t tag;
+    int64_t result; /* as of file_pread */
+};
+
 struct cn_os_ops {
     /* memory: reserve gives address space that nobody may touch; size and addresses are multiples
      * of 64 KiB, reservations aligned to 2 MiB. Commit makes it readable, writable and zero (huge
@@ -44,6 +67,29 @@ struct cn_os_ops {
     int (*file_stat)(struct cn_os *os, int fd, struct cn_os_file_stat *out_stat);
     int64_t (*file_pread)(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset);
     void (*file_drop_cache)(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
+
+    /* rings. ring_open's errors: -ENOSYS, -EPERM, -EACCES where the kernel or a filter has none,
+     * -ENOMEM, -EMFILE; anything else means as much: do without.
+     * ring_register pins a region, so that reads into it need not look up its pages (they become
+     * resident at once, and stay until ring_close whatever is decommitted); refused with -ENOMEM
+     * where RLIMIT_MEMLOCK is small, and the ring is as good as before.
+     * ring_enter hands over reads from the front and, asked to wait, returns when one read or more
+     * is complete; waiting for nothing would never end. It gives the number of reads that the
+     * kernel took, the others are forgotten; or, when it took none, an errno that says why, -EINTR
+     * for a wait that a signal ended.
+     * ring_reap gives what is complete, without a system call.
+     * ring_cancel asks for an early end of reads under way; each still completes, in its own time.
+     * ring_close: no read may be under way. */
+    int (*ring_open)(struct cn_os *os, const struct cn_os_ring_options *options,
+                     struct cn_os_ring **out_ring);
+    int (*ring_register)(struct cn_os *os, struct cn_os_ring *ring, void *base, size_t size_bytes);
+    int (*ring_enter)(struct cn_os *os, struct cn_os_ring *ring,
+                      const struct cn_os_ring_read *reads, uint32_t read_count, bool wait);
+    uint32_t (*ring_reap)(struct cn_os *os, struct cn_os_ring *ring, struct cn_os_ring_done *out,
+                          uint32_t out_max);
+    void (*ring_cancel)(struct cn_os *os, struct cn_os_ring *ring, const uint32_t *tags,
+                        uint32_t tag_count);
+    void (*ring_close)(struct cn_os *os, struct cn_os_ring *ring);
 
     /* calls visit with each name in a folder, in no order, and ends early when it says non-zero;
      * the result is 0 then as well */

@@ -13,6 +13,13 @@ static uint64_t fake_clock_ns(struct cn_os *os)
     return atomic_load(&((struct cn_fake *)os)->clock_ns);
 }
 
+void fake_clock_reach(struct cn_fake *fake, uint64_t time_ns)
+{
+    uint64_t now_ns = atomic_load(&fake->clock_ns);
+    while (now_ns < time_ns && !atomic_compare_exchange_weak(&fake->clock_ns, &now_ns, time_ns))
+        ;
+}
+
 static void fake_sleep_ns(struct cn_os *os, uint64_t duration_ns)
 {
     atomic_fetch_add(&((struct cn_fake *)os)->clock_ns, duration_ns);
@@ -31,6 +38,12 @@ struct cn_fake *cn_fake_create(void)
         .file_stat = fake_file_stat,
         .file_pread = fake_file_pread,
         .file_drop_cache = fake_file_drop_cache,
+        .ring_open = fake_ring_open,
+        .ring_register = fake_ring_register,
+        .ring_enter = fake_ring_enter,
+        .ring_reap = fake_ring_reap,
+        .ring_cancel = fake_ring_cancel,
+        .ring_close = fake_ring_close,
         .directory_each = fake_directory_each,
         .clock_ns = fake_clock_ns,
         .sleep_ns = fake_sleep_ns,

@@ -34,6 +34,9 @@ enum cn_fake_call {
     CN_FAKE_STAT,
     CN_FAKE_READ,
     CN_FAKE_LIST,
+    CN_FAKE_RING_OPEN,
+    CN_FAKE_RING_REGISTER,
+    CN_FAKE_RING_ENTER, /* takes nothing then, and does not wait */
     CN_FAKE_CALL_COUNT
 };
 
@@ -49,7 +52,7 @@ uint64_t cn_fake_calls(struct cn_fake *fake, enum cn_fake_call call);
 enum cn_fake_fault_kind {
     CN_FAULT_SHORT,    /* gives at most `argument` bytes (> 0; 0 would mean the end of the file) */
     CN_FAULT_ERROR,    /* fails with errno `argument`: EIO, EINTR, EAGAIN */
-    CN_FAULT_DELAY,    /* the clock moves on by `argument` ns */
+    CN_FAULT_DELAY,    /* takes `argument` ns longer; file_pread moves the clock by as much */
     CN_FAULT_TRUNCATE, /* from here on the file that is read ends at `argument` */
     CN_FAULT_CHANGE,   /* from here on its mtime is `argument` ns later */
 };
@@ -72,6 +75,28 @@ enum cn_fake_direct { CN_FAKE_DIRECT_WORKS, CN_FAKE_DIRECT_FAILS_OPEN, CN_FAKE_D
 /* How O_DIRECT is refused, if at all: EINVAL at open, or at each read. */
 void cn_fake_direct_set(struct cn_fake *fake, enum cn_fake_direct direct);
 
+/* ---- the disk ---- */
+
+/* What reads cost in virtual time. Each waits for a lane, for the head of the disk (the latency),
+ * and then for the bus, which carries one read at a time. Reads of a ring complete when the clock
+ * gets there: it moves when somebody sleeps or waits, and waiting costs nothing else. Until then
+ * the memory that is read into holds rubbish. Calls of file_pread move the clock to their end. All
+ * zero, as at first: reads take no time. */
+struct cn_fake_disk {
+    uint64_t seed; /* of all that is random */
+    uint64_t latency_ns;
+    uint64_t latency_random_ns; /* up to so many more: reads overtake each other */
+    uint64_t bytes_per_s;       /* of the bus; 0: no limit */
+    uint32_t lanes;             /* 1..CN_FAKE_LANES_MAX; 0: no limit */
+    /* how often of 1000 ring_enter takes only some of its reads, or none and -EAGAIN; and how often
+     * its wait ends with -EINTR */
+    uint32_t refuse_per_mille, interrupt_per_mille;
+};
+#define CN_FAKE_LANES_MAX 64u
+
+/* From the next read on; reads under way keep the time they have. */
+void cn_fake_disk_set(struct cn_fake *fake, const struct cn_fake_disk *disk);
+
 /* ---- files ---- */
 
 /* A copy of @p data under @p path, listed in that path's folder too; replaces the bytes of an
@@ -85,6 +110,8 @@ void cn_fake_file_truncate(struct cn_fake *fake, const char *path, uint64_t size
 
 struct cn_fake_books {
     uint64_t open_files;
+    uint64_t open_rings;
+    uint64_t ring_reads; /* that rings have under way */
     uint64_t reservations;
     uint64_t reserved_bytes;
     uint64_t committed_bytes;
@@ -92,7 +119,8 @@ struct cn_fake_books {
     uint64_t huge_count;    /* commits that asked for huge pages */
     uint64_t read_bytes;    /* given to callers */
     uint64_t dropped_bytes; /* asked to be dropped from the cache */
-    uint64_t misuse_count;  /* commits outside of reservations, closes of what is not open, ... */
+    uint64_t misuse_count;  /* commits outside of reservations, closes of what is not open, a
+                               ring that is given a tag twice or closed with reads under way, ... */
 };
 struct cn_fake_books cn_fake_books_get(struct cn_fake *fake);
 

@@ -11,7 +11,6 @@
 #include "os/linux/linux.h"
 
 #define FIRST_INODE 1000u
-#define SPOILT      0x5a
 
 /* ---- files by path; locked ---- */
 
@@ -236,34 +235,24 @@ int fake_directory_each(struct cn_os *os, const char *path, cn_os_name_fn visit,
 
 /* ---- reading ---- */
 
-/* What one read is going to do. */
-struct read_plan {
-    struct fake_file *file;
-    int real_fd;
-    uint64_t end_bytes; /* the file ends here at the latest */
-    size_t size_bytes;  /* asked for */
-    size_t short_bytes; /* given at most */
-};
-
-/* Applies every plan for read number @p number. @return 0 or a negative errno. Locked. */
-static int apply_faults(struct cn_fake *fake, struct fake_file *file, uint64_t number,
-                        size_t *short_bytes)
+/* Applies every plan for read number @p number. Locked. */
+static void apply_faults(struct cn_fake *fake, struct fake_file *file, uint64_t number,
+                         struct fake_read *read)
 {
-    int error = 0;
     for (unsigned i = 0; i < fake->fault_count; i++) {
         const struct cn_fake_fault *fault = &fake->faults[i];
         if (number < fault->at_read || number - fault->at_read >= fault->count)
             continue;
         switch (fault->kind) {
         case CN_FAULT_SHORT:
-            if (*short_bytes > fault->argument)
-                *short_bytes = (size_t)fault->argument;
+            if (read->short_bytes > fault->argument)
+                read->short_bytes = (size_t)fault->argument;
             break;
         case CN_FAULT_ERROR:
-            error = -(int)fault->argument;
+            read->error = -(int)fault->argument;
             break;
         case CN_FAULT_DELAY:
-            atomic_fetch_add(&fake->clock_ns, fault->argument);
+            read->delay_ns += fault->argument;
             break;
         case CN_FAULT_TRUNCATE:
             file->cut_bytes = fault->argument;
@@ -273,69 +262,77 @@ static int apply_faults(struct cn_fake *fake, struct fake_file *file, uint64_t n
             break;
         }
     }
-    return error;
 }
 
-static int plan_locked(struct cn_fake *fake, int fd, const void *data, uint64_t offset,
-                       struct read_plan *plan)
+struct fake_read fake_read_plan(struct cn_fake *fake, int fd, const void *data, size_t size_bytes,
+                                uint64_t offset)
 {
-    int error = fake_call(fake, CN_FAKE_READ);
+    struct fake_read read = {.size_bytes = size_bytes, .short_bytes = size_bytes};
+    read.error = -fake_call(fake, CN_FAKE_READ);
     struct fake_open *open = open_of(fake, fd);
     if (open == NULL)
-        return -EBADF;
-    if (error == 0)
-        error =
-            -apply_faults(fake, open->file, fake->orders[CN_FAKE_READ].calls, &plan->short_bytes);
-    if (error != 0)
-        return -error;
-    uint64_t residue = offset | plan->size_bytes | (uintptr_t)data;
+        read.error = -EBADF;
+    if (read.error == 0)
+        apply_faults(fake, open->file, fake->orders[CN_FAKE_READ].calls, &read);
+    if (read.error != 0)
+        return read;
+    uint64_t residue = offset | size_bytes | (uintptr_t)data;
     bool strict = open->direct && open->real_fd < 0 && residue % CN_FAKE_DIRECT_BYTES != 0;
-    if (strict || (open->direct && fake->direct == CN_FAKE_DIRECT_FAILS_READ))
-        return -EINVAL;
-    plan->file = open->file;
-    plan->real_fd = open->real_fd;
-    plan->end_bytes = open->file->cut_bytes;
-    return 0;
+    if (strict || (open->direct && fake->direct == CN_FAKE_DIRECT_FAILS_READ)) {
+        read.error = -EINVAL;
+        return read;
+    }
+    read.file = open->file;
+    read.real_fd = open->real_fd;
+    read.end_bytes = open->file->cut_bytes;
+    return read;
 }
 
 /* All that was asked for is read, for O_DIRECT wants whole blocks; what the plan withholds is then
  * spoilt, so that a caller who takes a short read for a whole one has wrong bytes. */
-static int64_t read_planned(const struct read_plan *plan, void *data, uint64_t offset)
+static int64_t read_planned(const struct fake_read *read, void *data, uint64_t offset)
 {
-    uint64_t end = plan->end_bytes;
-    if (plan->real_fd < 0 && end > plan->file->size_bytes)
-        end = plan->file->size_bytes;
+    uint64_t end = read->end_bytes;
+    if (read->real_fd < 0 && end > read->file->size_bytes)
+        end = read->file->size_bytes;
     if (offset >= end)
         return 0;
     int64_t got;
-    if (plan->real_fd >= 0) {
-        got = cn_linux_file_pread(NULL, plan->real_fd, data, plan->size_bytes, offset);
+    if (read->real_fd >= 0) {
+        got = cn_linux_file_pread(NULL, read->real_fd, data, read->size_bytes, offset);
     } else {
         uint64_t left = end - offset;
-        got = (int64_t)(plan->size_bytes < left ? plan->size_bytes : left);
-        memcpy(data, plan->file->data + offset, (size_t)got);
+        got = (int64_t)(read->size_bytes < left ? read->size_bytes : left);
+        memcpy(data, read->file->data + offset, (size_t)got);
     }
-    uint64_t given = end - offset < plan->short_bytes ? end - offset : plan->short_bytes;
+    uint64_t given = end - offset < read->short_bytes ? end - offset : read->short_bytes;
     if (got <= 0 || (uint64_t)got <= given)
         return got;
-    memset((char *)data + given, SPOILT, (size_t)got - given);
+    memset((char *)data + given, FAKE_SPOILT, (size_t)got - given);
     return (int64_t)given;
 }
 
-int64_t fake_file_pread(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset)
+int64_t fake_read_do(struct cn_fake *fake, const struct fake_read *read, void *data,
+                     uint64_t offset)
 {
-    struct cn_fake *fake = (struct cn_fake *)os;
-    struct read_plan plan = {.size_bytes = size_bytes, .short_bytes = size_bytes};
-    pthread_mutex_lock(&fake->lock);
-    int error = plan_locked(fake, fd, data, offset, &plan);
-    pthread_mutex_unlock(&fake->lock);
-    if (error != 0)
-        return error;
-    int64_t got = read_planned(&plan, data, offset);
+    if (read->error != 0)
+        return read->error;
+    int64_t got = read_planned(read, data, offset);
     if (got > 0) {
         pthread_mutex_lock(&fake->lock);
         fake->books.read_bytes += (uint64_t)got;
         pthread_mutex_unlock(&fake->lock);
     }
     return got;
+}
+
+int64_t fake_file_pread(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    pthread_mutex_lock(&fake->lock);
+    struct fake_read read = fake_read_plan(fake, fd, data, size_bytes, offset);
+    uint64_t end_ns = fake_disk_read_ns(fake, read.error == 0 ? size_bytes : 0, read.delay_ns);
+    pthread_mutex_unlock(&fake->lock);
+    fake_clock_reach(fake, end_ns);
+    return fake_read_do(fake, &read, data, offset);
 }

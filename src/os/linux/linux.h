@@ -18,6 +18,18 @@ int64_t cn_linux_file_pread(struct cn_os *os, int fd, void *data, size_t size_by
 void cn_linux_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
 int cn_linux_directory_each(struct cn_os *os, const char *path, cn_os_name_fn visit, void *context);
 
+int cn_linux_ring_open(struct cn_os *os, const struct cn_os_ring_options *options,
+                       struct cn_os_ring **out_ring);
+int cn_linux_ring_register(struct cn_os *os, struct cn_os_ring *ring, void *base,
+                           size_t size_bytes);
+int cn_linux_ring_enter(struct cn_os *os, struct cn_os_ring *ring,
+                        const struct cn_os_ring_read *reads, uint32_t read_count, bool wait);
+uint32_t cn_linux_ring_reap(struct cn_os *os, struct cn_os_ring *ring, struct cn_os_ring_done *out,
+                            uint32_t out_max);
+void cn_linux_ring_cancel(struct cn_os *os, struct cn_os_ring *ring, const uint32_t *tags,
+                          uint32_t tag_count);
+void cn_linux_ring_close(struct cn_os *os, struct cn_os_ring *ring);
+
 uint64_t cn_linux_clock_ns(struct cn_os *os);
 void cn_linux_sleep_ns(struct cn_os *os, uint64_t duration_ns);
 
