@@ -46,6 +46,8 @@ struct cli_options {
     uint32_t thread_count;
     uint64_t seed;
     float temperature;
+    bool unpacked;
+    cenote_io_engine io_engine;
     cenote_dtype kv_dtype;
     const char *logits_path;
     bool raw_prompt;

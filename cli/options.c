@@ -114,6 +114,21 @@ static cenote_status set_kv_type(struct cli_options *options, const struct cli_o
     return CENOTE_OK;
 }
 
+static cenote_status set_io(struct cli_options *options, const struct cli_option *option,
+                            const char *value, cenote_error *err)
+{
+    (void)option;
+    if (strcmp(value, "auto") == 0)
+        options->io_engine = CENOTE_ENGINE_AUTO;
+    else if (strcmp(value, "uring") == 0)
+        options->io_engine = CENOTE_ENGINE_URING;
+    else if (strcmp(value, "pread") == 0)
+        options->io_engine = CENOTE_ENGINE_PREAD;
+    else
+        return cenote_error_set(err, CENOTE_E_INVAL, "'%s' is none of auto, uring, pread", value);
+    return CENOTE_OK;
+}
+
 static cenote_status set_temperature(struct cli_options *options, const struct cli_option *option,
                                      const char *value, cenote_error *err)
 {
@@ -158,6 +173,9 @@ static cenote_status set_temperature(struct cli_options *options, const struct c
         "kv-type", "f32|bf16", "how keys and values are kept; bf16 halves them; default: f32",     \
             set_kv_type, 0, 0, 0                                                                   \
     }
+#define COMMON_UNPACKED                                                                            \
+    FLAG("unpacked", unpacked,                                                                     \
+         "hold resident weights as they are; default: in 12 bits where they do not all fit")
 #define COMMON_JSON(schema) FLAG("json", json, "print one JSON object, schema " schema)
 #define COMMON_HELP         FLAG("help", help, "print this help")
 
@@ -178,6 +196,10 @@ static const struct cli_option run_options[] = {
     FLAG("parse-special", parse_special,
          "turn control-token text in the prompt into control tokens"),
     COMMON_KV_TYPE,
+    COMMON_UNPACKED,
+    {"io", "auto|uring|pread",
+     "how weights are read: by io_uring or by threads; default: auto, io_uring where it can be had",
+     set_io, 0, 0, 0},
     COMMON_JSON("cenote.run/1"),
     {"logits", "FILE.npy", "write each step's logits, float32 [steps, vocabulary]", set_text,
      FIELD(logits_path), 0, 0},
@@ -194,6 +216,7 @@ static const struct cli_option plan_options[] = {
     COMMON_IMAGE_TOKENS,
     COMMON_THREADS,
     COMMON_KV_TYPE,
+    COMMON_UNPACKED,
     COMMON_JSON("cenote.plan/1"),
     FLAG("quiet", quiet, "no notes"),
     COMMON_HELP,

@@ -15,6 +15,7 @@ static cenote_status make_shape(const qwen_model *model, const struct cli_option
         .max_tokens = options->max_tokens,
         .kv_dtype = options->kv_dtype,
         .thread_count = options->thread_count,
+        .unpacked = true,
     };
     for (uint32_t i = 0; i < options->image_count; i++) {
         const struct cli_pixels *size = &options->image_sizes[i];
@@ -41,8 +42,9 @@ static json_t *grids_of(const qwen_shape *shape)
 static json_t *memory_json(const qwen_plan *plan)
 {
     json_t *memory = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o}", "budget_bytes", cli_json_count(plan->limit_bytes),
-        "vision_bytes", cli_json_count(plan->vision_bytes), "decode_image_bytes",
+        "{s:s, s:o, s:o, s:o, s:o, s:o}", "resident_form", cli_form_text(plan->resident_encoding),
+        "budget_bytes", cli_json_count(plan->limit_bytes), "vision_bytes",
+        cli_json_count(plan->vision_bytes), "decode_image_bytes",
         cli_json_count(plan->decode_image_bytes), "prefill_bytes",
         cli_json_count(plan->prefill_bytes), "token_bytes", cli_json_count(plan->token_bytes));
     if (memory != NULL && cli_plan_json_add(memory, plan))
@@ -55,7 +57,8 @@ static json_t *plan_json(const struct cli_options *options, const qwen_shape *sh
                          const qwen_plan *plan)
 {
     json_t *io =
-        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "bytes_read_per_token",
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "weight_bytes_per_token",
+                  cli_json_count(plan->weight_bytes_per_token), "bytes_read_per_token",
                   cli_json_count(plan->bytes_per_token), "bytes_read_before_first_token",
                   cli_json_count(plan->bytes_prefill), "prefill_weight_passes",
                   cli_json_count(plan->prefill_weight_passes), "prefill_chunk_tokens",
@@ -113,8 +116,10 @@ static void print_parts(const qwen_plan *plan, const qwen_shape *shape)
     uint64_t sum = plan->process_bytes + plan->tables_bytes + plan->books_bytes +
                    plan->weights_bytes + plan->scratch_bytes + plan->staging_bytes +
                    plan->kv_bytes + plan->image_bytes + plan->activation_bytes;
-    if (plan->fits && top > sum)
-        print_part("left", top - sum, "");
+    if (plan->resident_vision_bytes > 0)
+        print_part("resident rows", plan->resident_vision_bytes, "of weights; more while decoding");
+    if (plan->fits && top > sum + plan->resident_vision_bytes)
+        print_part("left", top - sum - plan->resident_vision_bytes, "");
     print_part(plan->fits ? "budget" : "smallest budget", top, "");
 }
 
@@ -125,7 +130,13 @@ static void print_plan(const qwen_plan *plan, const qwen_shape *shape)
            plan->fits ? "fits in" : "does not fit in", cli_memory_text(plan->limit_bytes, limit),
            cli_memory_text(plan->smallest_bytes, smallest));
     print_parts(plan, shape);
-    printf("\n  each token reads %s of weights\n", cli_disk_text(plan->bytes_per_token, read));
+    char touched[CLI_BYTES_TEXT], held[CLI_BYTES_TEXT];
+    printf("\n  each token touches %s of weights",
+           cli_disk_text(plan->weight_bytes_per_token, touched));
+    if (plan->resident_bytes > 0)
+        printf("; while decoding %s%s hold a part", cli_memory_text(plan->resident_bytes, held),
+               plan->resident_encoding == CENOTE_ENCODING_BF12 ? " in 12-bit form" : "");
+    printf(", and %s are read\n", cli_disk_text(plan->bytes_per_token, read));
     printf("  the first one reads %s, in %llu pass%s over the prompt's layers\n",
            cli_disk_text(plan->bytes_prefill, read),
            (unsigned long long)plan->prefill_weight_passes,

@@ -6,6 +6,11 @@
 #define COUNT(n) cli_json_count(n)
 #define REAL(x)  cli_json_real(x)
 
+const char *cli_form_text(cenote_encoding encoding)
+{
+    return encoding == CENOTE_ENCODING_BF12 ? "bf12" : "plain";
+}
+
 uint64_t cli_peak_bytes(const cenote_process_memory *process)
 {
     return process->resident_peak_bytes + process->page_table_bytes;
@@ -38,6 +43,9 @@ bool cli_plan_json_add(json_t *memory, const qwen_plan *plan)
         {"kv_bytes", plan->kv_bytes},
         {"image_bytes", plan->image_bytes},
         {"activation_bytes", plan->activation_bytes},
+        {"resident_vision_bytes", plan->resident_vision_bytes},
+        {"resident_prefill_bytes", plan->resident_prefill_bytes},
+        {"resident_bytes", plan->resident_bytes},
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (json_object_set_new(memory, parts[i].name, COUNT(parts[i].size_bytes)) != 0)
@@ -53,7 +61,16 @@ static json_t *memory_json(const struct cli_run_report *report)
         "peak_bytes", COUNT(cli_peak_bytes(process)), "resident_peak_bytes",
         COUNT(process->resident_peak_bytes), "page_table_bytes", COUNT(process->page_table_bytes),
         "charged_peak_bytes", COUNT(report->budget.charged_peak_bytes));
-    if (memory != NULL && cli_plan_json_add(memory, report->plan))
+    const qwen_result *result = report->result;
+    bool complete =
+        memory != NULL && cli_plan_json_add(memory, report->plan) &&
+        json_object_set_new(memory, "resident_weight_bytes",
+                            COUNT(result->resident_weight_bytes)) == 0 &&
+        json_object_set_new(memory, "resident_form",
+                            json_string(cli_form_text(result->resident_encoding))) == 0 &&
+        json_object_set_new(memory, "resident_refused_panels",
+                            COUNT(result->resident_refused_panels)) == 0;
+    if (complete)
         return memory;
     json_decref(memory);
     return NULL;
@@ -64,9 +81,11 @@ static json_t *io_json(const struct cli_run_report *report)
     cenote_weights_stats stats;
     cenote_weights_stats_get(qwen_model_weights(report->model), &stats);
     const qwen_result *result = report->result;
-    return json_pack("{s:o, s:o, s:o, s:s, s:b, s:o, s:o, s:o, s:o}", "weight_bytes_read",
-                     COUNT(result->weight_bytes_read), "bytes_read_per_token",
-                     COUNT(result->bytes_read_per_token), "prefill_weight_passes",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:o, s:o, s:o, s:o}", "weight_bytes_read",
+                     COUNT(result->weight_bytes_read), "bytes_read_decode",
+                     COUNT(result->bytes_read_decode), "bytes_read_per_token",
+                     COUNT(result->bytes_read_per_token), "seconds_waiting_decode",
+                     REAL(result->seconds_waiting_decode), "prefill_weight_passes",
                      COUNT(result->prefill_weight_passes), "engine", stats.engine, "direct",
                      (int)stats.direct, "seconds_waiting", REAL(result->seconds_waiting),
                      "read_count", COUNT(stats.read_count), "retry_count", COUNT(stats.retry_count),

@@ -19,6 +19,9 @@ struct cli_run_report {
 };
 
 /* What --memory is a promise about: VmHWM + VmPTE. */
+/* "plain" or "bf12". */
+const char *cli_form_text(cenote_encoding encoding);
+
 uint64_t cli_peak_bytes(const cenote_process_memory *process);
 
 /* NULL without memory, as all of jansson. */

@@ -101,6 +101,8 @@ static void fill_request(struct run *run)
         .temperature = options->temperature,
         .seed = options->seed,
         .thread_count = options->thread_count,
+        .unpacked = options->unpacked,
+        .io_engine = options->io_engine,
     };
 }
 

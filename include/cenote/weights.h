@@ -5,13 +5,15 @@
  *  cenote_weights is one immutable table of tensors over one or more files. A *panel* is a run of
  *  whole rows of one matrix: the unit that is read, waited for and handed to a kernel. A
  *  cenote_stream reads the panels of a given program (matrices in order of use, the whole list a
- *  given number of times) with a few threads into a ring of slots, ahead of the consumer.
+ *  given number of times) into a ring of slots, ahead of the consumer. A cenote_resident keeps the
+ *  first rows of every matrix, so that only the rest is read.
  *
  *  Files come from strangers: every number in them is checked before it is used, and every fault
  *  is CENOTE_E_CORRUPT with the file, the tensor and the numbers in the message. Reads go past the
  *  page cache (O_DIRECT) or drop what they left there.
  *
- *  Threads: a cenote_weights may be read from any thread. A stream has one consumer thread. */
+ *  Threads: a cenote_weights may be read from any thread. A stream and its resident set have one
+ *  owner thread. */
 #ifndef CENOTE_WEIGHTS_H
 #define CENOTE_WEIGHTS_H
 
@@ -132,20 +134,18 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_verify_unchanged(cenot
                                                                            cenote_error *err);
 
 typedef struct cenote_weights_stats {
-    uint64_t bytes_used; /**< weight bytes handed out (panels and small reads) */
+    uint64_t bytes_used; /**< weight bytes handed out (panels and small reads), as in the files */
     uint64_t bytes_read; /**< bytes asked of the kernel for them, alignment included */
     uint64_t read_count;
     uint64_t retry_count; /**< EIO and short reads that were tried again */
     uint64_t wait_ns;     /**< time that consumers of streams waited for a panel */
     bool direct;          /**< every file is read with O_DIRECT */
-    const char *engine;   /**< "pread" */
+    const char *engine;   /**< of the last stream made: "io_uring" or "pread"; "pread" before */
 } cenote_weights_stats;
 CENOTE_API void cenote_weights_stats_get(const cenote_weights *weights,
                                          cenote_weights_stats *out_stats);
 
-/* ---- the stream ---- */
-
-typedef struct cenote_stream cenote_stream;
+/* ---- panels ---- */
 
 /** One matrix of a program: all its rows, in panels of rows_per_panel (the last may be shorter).
  *  The tensor is taken as [shape[0], product of the rest]. */
@@ -154,28 +154,96 @@ typedef struct cenote_stream_item {
     uint32_t rows_per_panel;
 } cenote_stream_item;
 
+/* ---- the resident set ---- */
+
+/** The part of a list of matrices that stays in memory: the first rows of every one of them, as
+ *  many as fit. Rows and not whole matrices, so that at every moment of a pass the reads of the
+ *  rest have the work on the resident rows beside them.
+ *
+ *  All panels of the list have one fixed order, by their place in their own matrix (the first of
+ *  every matrix, then the second of ..., in proportion). The set is a beginning of that order: the
+ *  *split line*. Moving the line adds or drops whole panels at its end; dropped memory goes back to
+ *  the system at once. Nothing is read for the set: a stream keeps what it reads anyway.
+ *
+ *  Threads: the owner of the stream that uses it. */
+typedef struct cenote_resident cenote_resident;
+
+/** Bytes that cenote_resident_create() charges for its books, to the byte; @p items as there. */
+CENOTE_API uint64_t cenote_resident_overhead_bytes(const cenote_weights *weights,
+                                                   const cenote_stream_item *items,
+                                                   uint32_t item_count);
+/** What cenote_resident_resize() must be given for all panels to be held in @p encoding. */
+CENOTE_API uint64_t cenote_resident_whole_bytes(const cenote_weights *weights,
+                                                const cenote_stream_item *items,
+                                                uint32_t item_count, cenote_encoding encoding);
+
+/** An empty set over the matrices of @p items (each named once). bf16 matrices are held in
+ *  @p encoding, others as they are in the file. Address space only; nothing is committed but the
+ *  books, which @p budget is charged for.
+ *  Errors: CENOTE_E_INVAL (a bad item, a tensor named twice), CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status
+cenote_resident_create(cenote_weights *weights, cenote_budget *budget,
+                       const cenote_stream_item *items, uint32_t item_count,
+                       cenote_encoding encoding, cenote_resident **out_resident, cenote_error *err);
+/** The stream that uses it must be gone. NULL is fine. */
+CENOTE_API void cenote_resident_destroy(cenote_resident *resident);
+
+/** Moves the split line: the most panels whose memory, page tables included, charges at most
+ *  @p charge_bytes. Panels above the line are dropped; new ones are filled by the next pass of a
+ *  stream. A stream that uses the set must be stopped, or fresh from
+ *  cenote_stream_forget_ahead().
+ *  Errors: CENOTE_E_BUDGET, CENOTE_E_NOMEM; the line then stays. Cost: O(panels). */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_resident_resize(cenote_resident *resident,
+                                                                  uint64_t charge_bytes,
+                                                                  cenote_error *err);
+
+typedef struct cenote_resident_stats {
+    uint64_t charged_bytes;       /**< memory below the split line, page tables included */
+    uint64_t held_weight_bytes;   /**< weights that are there, counted as in the files */
+    uint64_t target_weight_bytes; /**< weights below the split line */
+    uint64_t whole_weight_bytes;  /**< of all panels */
+    uint32_t refused_panels; /**< did not fit their place in the packed form: streamed always */
+    cenote_encoding encoding;
+} cenote_resident_stats;
+CENOTE_API void cenote_resident_stats_get(const cenote_resident *resident,
+                                          cenote_resident_stats *out_stats);
+
+/* ---- the stream ---- */
+
+typedef struct cenote_stream cenote_stream;
+
+typedef enum cenote_io_engine {
+    CENOTE_ENGINE_AUTO = 0, /**< io_uring, or preads in threads where the kernel denies it */
+    CENOTE_ENGINE_URING,
+    CENOTE_ENGINE_PREAD,
+} cenote_io_engine;
+
 typedef struct cenote_stream_options {
     uint32_t version;         /**< CENOTE_STREAM_OPTIONS_VERSION */
     uint64_t panel_bytes_max; /**< the largest panel of any program to come */
-    uint32_t slot_count;      /**< panels in flight, 2..CENOTE_STREAM_SLOTS_MAX */
-    uint32_t thread_count;    /**< readers, 1..16; 0 means 4 or slot_count, the less */
+    uint32_t slot_count;      /**< panels read ahead, 2..CENOTE_STREAM_SLOTS_MAX */
+    uint32_t depth;           /**< most reads under way; 0 means slot_count or 16, the less */
+    cenote_io_engine engine;
+    cenote_resident *resident; /**< NULL: everything is read every time */
 } cenote_stream_options;
-#define CENOTE_STREAM_SLOTS_MAX       4096u
-#define CENOTE_STREAM_OPTIONS_VERSION 1u
+#define CENOTE_STREAM_SLOTS_MAX       256u
+#define CENOTE_STREAM_OPTIONS_VERSION 2u
 #define CENOTE_STREAM_OPTIONS_INIT                                                                 \
     {                                                                                              \
-        CENOTE_STREAM_OPTIONS_VERSION, 0, 0, 0                                                     \
+        CENOTE_STREAM_OPTIONS_VERSION, 0, 0, 0, CENOTE_ENGINE_AUTO, NULL                           \
     }
 
 /** Bytes of the ring: what create takes from the pool. A slot is one panel plus room for the file
  *  offset's residue and the last block's end. */
 CENOTE_API uint64_t cenote_stream_ring_bytes(const cenote_stream_options *options);
 
-/** Takes the ring from @p pool and starts the readers (idle). */
+/** Takes the ring from @p pool and opens the engine.
+ *  Errors: CENOTE_E_INVAL, CENOTE_E_BUDGET, CENOTE_E_UNSUPPORTED (the engine asked for is denied
+ *  here). */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_stream_create(
     cenote_weights *weights, cenote_pool *pool, const cenote_stream_options *options,
     cenote_stream **out_stream, cenote_error *err);
-/** Stops and joins the readers, gives the ring back. NULL is fine. */
+/** Waits for reads under way and gives the ring back. NULL is fine. */
 CENOTE_API void cenote_stream_destroy(cenote_stream *stream);
 
 /** Begins to read @p items in order, the whole list @p pass_count times over, across the seams.
@@ -190,18 +258,25 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_stream_start(cenote_stream *st
 /** Forgets the rest of the program: waits for reads under way and frees all slots. */
 CENOTE_API void cenote_stream_stop(cenote_stream *stream);
 
+/** Between two matrices: forgets what was read ahead, so that the resident set may be resized; the
+ *  program goes on where it is. Asserts that every panel of the matrix that was begun has been
+ *  taken and released. Cost: the bytes read ahead are read again. */
+CENOTE_API void cenote_stream_forget_ahead(cenote_stream *stream);
+
 typedef struct cenote_panel {
-    const void *data; /**< row_count whole rows, contiguous; any alignment */
+    const void *data; /**< row_count whole rows in the form of encoding; any alignment if plain */
+    cenote_encoding encoding;
     uint32_t item_index;
     uint32_t tensor_index;
     uint64_t row_first;
     uint64_t row_count;
-    uint64_t row_bytes;
-    uint32_t slot; /**< the stream's own */
+    uint64_t row_bytes; /**< of a row as in the file */
+    uint32_t slot;      /**< the stream's own */
 } cenote_panel;
 
-/** The next panel of the program, in order; waits for it. Release each one before the ring's
- *  slots run out, in any order.
+/** The next panel: matrices in order of the program, the panels of one matrix in whatever order
+ *  they are there (resident ones while reads are under way). Waits when there is none. Release each
+ *  one before the ring's slots run out, in any order.
  *  Errors: CENOTE_E_NOTFOUND (the program is over), CENOTE_E_INVAL (all slots are held, so waiting
  *  would never end: release one and go on); CENOTE_E_IO, CENOTE_E_CORRUPT (truncated) and
  *  CENOTE_E_CHANGED stop the program, and the stream can be started again. */

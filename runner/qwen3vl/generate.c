@@ -126,16 +126,13 @@ static cenote_status prefill(qwen_run *run, qwen_job *job, qwen_sampler *sampler
     cenote_status status = text_buffers(run, run->plan->prefill_chunk_tokens, &buffers, err);
     if (status != CENOTE_OK)
         return status;
-    uint32_t item_count = qwen_text_program(model, run->items);
-    status = cenote_stream_start(run->stream, run->items, item_count, passes, err);
+    uint32_t head = model->text_item_count - 1;
+    status = cenote_stream_start(run->stream, model->text_items, head, passes, err);
     uint64_t last_row = 0;
     if (status == CENOTE_OK)
         status = prefill_chunks(run, job, &buffers, &last_row, err);
-    if (status == CENOTE_OK) {
-        item_count = 0;
-        qwen_program_add(run->items, &item_count, &model->head);
-        status = cenote_stream_start(run->stream, run->items, item_count, 1, err);
-    }
+    if (status == CENOTE_OK)
+        status = cenote_stream_start(run->stream, model->text_items + head, 1, 1, err);
     if (status == CENOTE_OK)
         status = qwen_text_logits(run, &buffers, last_row, err);
     if (status == CENOTE_OK)
@@ -180,9 +177,8 @@ static cenote_status decode(qwen_run *run, qwen_job *job, qwen_sampler *sampler,
     cenote_status status = text_buffers(run, 1, &buffers, err);
     if (status != CENOTE_OK)
         return status;
-    uint32_t item_count = qwen_text_program(run->model, run->items);
-    qwen_program_add(run->items, &item_count, &run->model->head);
-    status = cenote_stream_start(run->stream, run->items, item_count, max_tokens - 1, err);
+    status = cenote_stream_start(run->stream, run->model->text_items, run->model->text_item_count,
+                                 max_tokens - 1, err);
     while (status == CENOTE_OK && !*out_end && job->produced.count < max_tokens)
         status = decode_token(run, job, &buffers, sampler, out_end, err);
     cenote_stream_stop(run->stream);
@@ -192,6 +188,15 @@ static cenote_status decode(qwen_run *run, qwen_job *job, qwen_sampler *sampler,
 }
 
 /* ---- the whole ---- */
+
+static void fill_resident(const qwen_run *run, qwen_result *result)
+{
+    cenote_resident_stats stats;
+    cenote_resident_stats_get(run->resident_rows, &stats);
+    result->resident_weight_bytes = stats.held_weight_bytes;
+    result->resident_encoding = stats.encoding;
+    result->resident_refused_panels = stats.refused_panels;
+}
 
 static cenote_status run_phases(qwen_session *session, qwen_job *job, qwen_result *result,
                                 bool *out_end, cenote_error *err)
@@ -203,25 +208,36 @@ static cenote_status run_phases(qwen_session *session, qwen_job *job, qwen_resul
         status = qwen_turn_load(session, err);
     double loaded = seconds_now();
     result->load_s = loaded - start;
+    if (status == CENOTE_OK)
+        status = cenote_resident_resize(run->resident_rows, run->plan->resident_vision_bytes, err);
     if (status == CENOTE_OK && run->shape->image_count > 0)
         status = qwen_vision_run(run, err);
     double seen = seconds_now();
     result->vision_s = run->shape->image_count > 0 ? seen - loaded : 0;
     qwen_sampler sampler = {job->request->temperature, job->request->seed};
     if (status == CENOTE_OK)
+        status = cenote_resident_resize(run->resident_rows, run->plan->resident_prefill_bytes, err);
+    if (status == CENOTE_OK)
         status = prefill(run, job, &sampler, out_end, err);
     double filled = seconds_now();
     result->prefill_s = filled - seen;
+    cenote_stream_stop(run->stream);
+    qwen_turn_forget_images(session);
+    if (status == CENOTE_OK)
+        status = cenote_resident_resize(run->resident_rows, run->plan->resident_bytes, err);
     cenote_weights_stats before, after;
     cenote_weights_stats_get(run->model->weights, &before);
     if (status == CENOTE_OK)
         status = decode(run, job, &sampler, out_end, err);
     result->decode_s = seconds_now() - filled;
     cenote_weights_stats_get(run->model->weights, &after);
+    result->bytes_read_decode = after.bytes_read - before.bytes_read;
+    result->seconds_waiting_decode = 1e-9 * (double)(after.wait_ns - before.wait_ns);
+    fill_resident(run, result);
     if (job->produced.count > 1) {
         uint64_t steps = job->produced.count - 1;
         result->seconds_per_token = result->decode_s / (double)steps;
-        result->bytes_read_per_token = (after.bytes_read - before.bytes_read) / steps;
+        result->bytes_read_per_token = result->bytes_read_decode / steps;
     }
     return status;
 }

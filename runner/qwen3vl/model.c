@@ -312,7 +312,12 @@ static cenote_status alloc_tables(qwen_model *model, cenote_error *err)
     const qwen_config *config = &model->config;
     size_t blocks_bytes = config->vision.depth * sizeof *model->blocks;
     size_t layers_bytes = config->text.layer_count * sizeof *model->layers;
-    size_t total_bytes = blocks_bytes + layers_bytes + cenote_weights_count(model->weights);
+    model->vision_item_count = qwen_vision_program(model, NULL);
+    model->text_item_count = qwen_text_program(model, NULL);
+    size_t items = (size_t)model->vision_item_count + model->text_item_count;
+    size_t items_bytes = items * sizeof *model->text_items;
+    size_t total_bytes =
+        blocks_bytes + layers_bytes + items_bytes + cenote_weights_count(model->weights);
     void *tables;
     cenote_status status = cenote_pool_alloc(model->pool, total_bytes, &tables, err);
     if (status != CENOTE_OK)
@@ -320,7 +325,9 @@ static cenote_status alloc_tables(qwen_model *model, cenote_error *err)
     memset(tables, 0, total_bytes);
     model->blocks = tables;
     model->layers = (qwen_text_layer *)((unsigned char *)tables + blocks_bytes);
-    model->tensor_classes = (unsigned char *)tables + blocks_bytes + layers_bytes;
+    model->vision_items = (void *)((unsigned char *)tables + blocks_bytes + layers_bytes);
+    model->text_items = model->vision_items + model->vision_item_count;
+    model->tensor_classes = (void *)(model->vision_items + items);
     return CENOTE_OK;
 }
 
@@ -347,6 +354,19 @@ static cenote_status open_tokenizer(qwen_model *model, const char *directory, ce
     return CENOTE_OK;
 }
 
+/* The programs, and what it would take to hold all of what a token touches. */
+static void make_programs(qwen_model *model)
+{
+    qwen_vision_program(model, model->vision_items);
+    qwen_text_program(model, model->text_items);
+    model->whole_plain_bytes = cenote_resident_whole_bytes(
+        model->weights, model->text_items, model->text_item_count, CENOTE_ENCODING_PLAIN);
+    model->whole_packed_bytes = cenote_resident_whole_bytes(
+        model->weights, model->text_items, model->text_item_count, CENOTE_ENCODING_BF12);
+    model->resident_book_bytes =
+        cenote_resident_overhead_bytes(model->weights, model->text_items, model->text_item_count);
+}
+
 static cenote_status bind_all(qwen_model *model, cenote_error *err)
 {
     cenote_status status = alloc_tables(model, err);
@@ -355,8 +375,10 @@ static cenote_status bind_all(qwen_model *model, cenote_error *err)
     struct binder binder = {.model = model, .err = err, .status = CENOTE_OK};
     bind_text(&binder);
     bind_vision(&binder);
-    if (binder.status == CENOTE_OK)
+    if (binder.status == CENOTE_OK) {
         add_up_bytes(model);
+        make_programs(model);
+    }
     return binder.status;
 }
 

@@ -68,12 +68,20 @@ struct qwen_model {
     qwen_vector final_norm_gain;
     qwen_linear head;
 
+    cenote_stream_item *vision_items; /**< the programs of the stream, in order of use */
+    cenote_stream_item *text_items;   /**< all layers; the head is the last */
+    uint32_t vision_item_count;
+    uint32_t text_item_count;
+
     uint64_t resident_floats; /**< of all vectors */
     uint64_t panel_bytes_max;
     uint64_t k_max;               /**< the longest row of any matrix */
     uint64_t vision_weight_bytes; /**< streamed once per prompt with images */
     uint64_t layers_weight_bytes;
     uint64_t head_weight_bytes;
+    uint64_t whole_plain_bytes;   /**< to hold the text program's matrices as they are */
+    uint64_t whole_packed_bytes;  /**< the same in 12 bits where they are bf16 */
+    uint64_t resident_book_bytes; /**< of a resident set over them */
     uint32_t extra_count;
     unsigned char *tensor_classes; /**< by tensor index: an entry of qwen_tensor_class */
 };
@@ -97,6 +105,19 @@ static inline uint32_t qwen_merge_count(const qwen_vision_config *vision)
 {
     return vision->merge_size * vision->merge_size;
 }
+
+/** Appends a matrix to a program. */
+static inline void qwen_program_add(cenote_stream_item *items, uint32_t *count,
+                                    const qwen_linear *linear)
+{
+    items[*count] = (cenote_stream_item){linear->tensor_index, linear->rows_per_panel};
+    (*count)++;
+}
+
+/** Matrices of a prompt with images (vision.c); of a token, the head last (text.c).
+ *  @return how many; @p out_items may be NULL to count. */
+uint32_t qwen_vision_program(const qwen_model *model, cenote_stream_item *out_items);
+uint32_t qwen_text_program(const qwen_model *model, cenote_stream_item *out_items);
 
 static inline uint64_t qwen_linear_bytes(const qwen_linear *linear)
 {

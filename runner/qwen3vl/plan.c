@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where every byte of a budget goes, before any weight byte is read.
  *
- *   process + tables + books of the pools + small weights + scratch + staging ring + KV
- *     + image features
- *     + the largest of { picture decoding + vision tower, a chunk of prefill, one token }
+ *   process + tables + books + small weights + scratch + staging ring + KV
+ *     + the largest of { image features + picture decoding + vision tower,
+ *                        image features + a chunk of prefill,
+ *                        one token }
+ *     + resident rows: the rest of the budget, in each of the three phases
  *
  * Three things can give: the staging ring (2 slots at least), the chunk of prefill (16 tokens at
  * least; fewer chunks read the weights fewer times), and the default of max_tokens (16 at least).
- * They are filled by worth: as large a chunk as fits, 8 slots, max_tokens, the rest of the ring.
- * The smallest budget is the sum with all three at their least. */
+ * They are filled by worth: as large a chunk as fits, 8 slots, max_tokens; every byte beyond holds
+ * weights. The smallest budget is the sum with all three at their least and nothing resident. */
 #include <stdio.h>
 
 #include "kernels/kernels.h"
@@ -17,7 +19,7 @@
 
 #define SLOTS_MIN              2u
 #define SLOTS_GOOD             8u
-#define STAGING_BYTES_AIM      (32u << 20)
+#define STAGING_BYTES_AIM      (8u << 20)
 #define READERS_MAX            4u
 #define CHUNK_TOKENS_MIN       16u
 #define MAX_TOKENS_DEFAULT     512u
@@ -43,6 +45,11 @@ struct planner {
 static uint64_t max_u64(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
 }
 
 static uint64_t ceil_div(uint64_t a, uint64_t b)
@@ -96,9 +103,10 @@ static uint64_t ring_bytes(const struct planner *planner, uint32_t slot_count)
 }
 
 /* What the pools cost themselves; their quotas are what the run will give them. */
-static uint64_t books_bytes(const qwen_plan *plan)
+static uint64_t books_bytes(const struct planner *planner, const qwen_plan *plan)
 {
-    uint64_t books = cenote_pool_overhead_bytes(qwen_plan_parameters_quota(plan)) +
+    uint64_t books = planner->model->resident_book_bytes +
+                     cenote_pool_overhead_bytes(qwen_plan_parameters_quota(plan)) +
                      cenote_pool_overhead_bytes(plan->kv_bytes) +
                      cenote_pool_overhead_bytes(qwen_plan_activations_quota(plan));
     return plan->image_bytes > 0 ? books + cenote_pool_overhead_bytes(plan->image_bytes) : books;
@@ -126,7 +134,7 @@ static uint64_t fill(const struct planner *planner, struct choice choice, qwen_p
     plan->staging_bytes = ring_bytes(planner, choice.slot_count);
     plan->activation_bytes = max_u64(plan->vision_bytes + plan->decode_image_bytes,
                                      max_u64(plan->prefill_bytes, plan->token_bytes));
-    plan->books_bytes = books_bytes(plan);
+    plan->books_bytes = books_bytes(planner, plan);
     plan->max_tokens = choice.max_tokens;
     plan->context_tokens = token_max;
     plan->slot_count = choice.slot_count;
@@ -167,7 +175,8 @@ static void set_max_tokens(struct choice *choice, uint64_t value)
     choice->max_tokens = (uint32_t)value;
 }
 
-/* An eighth of the longest program: more of a small model in flight would be the model itself. */
+/* 8 MiB ahead, 3 ms of a quick disk: more would be memory that holds no weights. Small panels take
+ * more slots for that, up to an eighth of the longest program. */
 static uint32_t slots_wanted(const struct planner *planner)
 {
     const qwen_model *model = planner->model;
@@ -175,8 +184,8 @@ static uint32_t slots_wanted(const struct planner *planner)
         max_u64(model->vision_weight_bytes, model->layers_weight_bytes + model->head_weight_bytes);
     uint64_t aim = longest / 8 < STAGING_BYTES_AIM ? longest / 8 : STAGING_BYTES_AIM;
     uint64_t slots = aim / max_u64(1, model->panel_bytes_max);
-    if (slots > 256)
-        slots = 256;
+    if (slots > CENOTE_STREAM_SLOTS_MAX)
+        slots = CENOTE_STREAM_SLOTS_MAX;
     return slots > SLOTS_GOOD ? (uint32_t)slots : SLOTS_GOOD;
 }
 
@@ -196,6 +205,35 @@ static struct choice choose(const struct planner *planner, struct choice least, 
     return choice;
 }
 
+/* ---- resident rows ---- */
+
+/* What a budget has left in each phase. In 12 bits a third more rows fit; when all of them fit as
+ * they are, decoding them would only cost time. */
+static void fill_resident(const struct planner *planner, qwen_plan *plan)
+{
+    const qwen_model *model = planner->model;
+    uint64_t stays = total_bytes(plan) - plan->image_bytes - plan->activation_bytes;
+    uint64_t tower = plan->image_bytes + plan->vision_bytes + plan->decode_image_bytes;
+    uint64_t prompt = plan->image_bytes + max_u64(plan->prefill_bytes, plan->token_bytes);
+    uint64_t left = plan->limit_bytes - stays;
+    bool packed = !planner->shape->unpacked && left - plan->token_bytes < model->whole_plain_bytes;
+    uint64_t whole = packed ? model->whole_packed_bytes : model->whole_plain_bytes;
+    plan->resident_encoding = packed ? CENOTE_ENCODING_BF12 : CENOTE_ENCODING_PLAIN;
+    plan->resident_vision_bytes = min_u64(whole, left - max_u64(tower, prompt));
+    plan->resident_prefill_bytes = min_u64(whole, left - prompt);
+    plan->resident_bytes = min_u64(whole, left - plan->token_bytes);
+}
+
+/* Bytes of weights that @p resident_bytes stand for. */
+static uint64_t resident_weights(const qwen_model *model, const qwen_plan *plan,
+                                 uint64_t resident_bytes)
+{
+    bool packed = plan->resident_encoding == CENOTE_ENCODING_BF12;
+    uint64_t whole = packed ? model->whole_packed_bytes : model->whole_plain_bytes;
+    double share = whole > 0 ? (double)resident_bytes / (double)whole : 0;
+    return (uint64_t)(share * (double)(model->layers_weight_bytes + model->head_weight_bytes));
+}
+
 /* ---- bytes read and work ---- */
 
 static uint64_t linear_work(const qwen_model *model, uint64_t weight_bytes)
@@ -210,9 +248,15 @@ static void fill_costs(const struct planner *planner, qwen_plan *plan)
     const qwen_vision_config *vision = &model->config.vision;
     const qwen_text_config *text = &model->config.text;
     uint64_t embed_row = text->hidden * cenote_dtype_bytes(model->embed_dtype);
-    plan->bytes_per_token = qwen_model_bytes_per_token(model);
-    plan->bytes_prefill = plan->prefill_weight_passes * model->layers_weight_bytes +
-                          model->head_weight_bytes + shape->prompt_tokens * embed_row;
+    plan->weight_bytes_per_token = qwen_model_bytes_per_token(model);
+    plan->bytes_per_token =
+        plan->weight_bytes_per_token - resident_weights(model, plan, plan->resident_bytes);
+    plan->bytes_prefill =
+        model->layers_weight_bytes + model->head_weight_bytes + shape->prompt_tokens * embed_row;
+    plan->bytes_prefill += (plan->prefill_weight_passes - 1) *
+                           (model->layers_weight_bytes -
+                            min_u64(model->layers_weight_bytes,
+                                    resident_weights(model, plan, plan->resident_prefill_bytes)));
     double work =
         (double)shape->prompt_tokens * (double)linear_work(model, model->layers_weight_bytes);
     work += (double)shape->prompt_tokens * (double)shape->prompt_tokens * text->layer_count *
@@ -296,8 +340,10 @@ cenote_status qwen_plan_make(const qwen_model *model, const qwen_shape *shape, u
         shape->max_tokens > 0 ? shape->max_tokens : min_u32(room, MAX_TOKENS_DEFAULT);
     plan.smallest_bytes = fill(&planner, least, &plan);
     plan.fits = plan.smallest_bytes <= limit_bytes;
-    if (plan.fits)
+    if (plan.fits) {
         fill(&planner, choose(&planner, least, tokens_top, &plan), &plan);
+        fill_resident(&planner, &plan);
+    }
     fill_costs(&planner, &plan);
     *out_plan = plan;
     return CENOTE_OK;

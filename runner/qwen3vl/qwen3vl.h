@@ -57,6 +57,8 @@ typedef struct qwen_request {
     float temperature;         /**< 0: greedy */
     uint64_t seed;
     uint32_t thread_count; /**< 0: cenote_cpu_count() */
+    bool unpacked;         /**< resident weights never in 12 bits */
+    cenote_io_engine io_engine;
 } qwen_request;
 
 typedef struct qwen_job qwen_job;
@@ -83,6 +85,8 @@ typedef struct qwen_shape {
     uint32_t max_tokens; /**< 0: min(512, what fits) */
     cenote_dtype kv_dtype;
     uint32_t thread_count; /**< 0: cenote_cpu_count() */
+    bool unpacked;         /**< as qwen_request.unpacked */
+    cenote_io_engine io_engine;
 } qwen_shape;
 
 void qwen_job_shape(const qwen_job *job, qwen_shape *out_shape);
@@ -118,6 +122,12 @@ typedef struct qwen_plan {
     uint64_t prefill_bytes;      /**< activations of prefill */
     uint64_t token_bytes;        /**< activations of decoding */
     uint64_t activation_bytes;   /**< the largest of the phases above */
+    /* rows of the text program that stay in memory, page tables included; more of them once the
+     * vision tower, and then prefill, have given back what they held */
+    uint64_t resident_vision_bytes;
+    uint64_t resident_prefill_bytes;
+    uint64_t resident_bytes; /**< while decoding */
+    cenote_encoding resident_encoding;
     /* what that buys */
     uint32_t max_tokens;
     uint64_t context_tokens; /**< that the cache of keys and values has room for */
@@ -126,7 +136,8 @@ typedef struct qwen_plan {
     uint32_t thread_count;
     uint64_t prefill_chunk_tokens;
     uint64_t prefill_weight_passes;
-    uint64_t bytes_per_token;        /**< weight bytes read for each decoded token */
+    uint64_t weight_bytes_per_token; /**< that a decoded token touches */
+    uint64_t bytes_per_token;        /**< of them read for each decoded token after the second */
     uint64_t bytes_prefill;          /**< weight bytes read for vision and prefill */
     double flops_before_first_token; /**< of the vision tower and prefill, for a time estimate */
 } qwen_plan;
@@ -173,8 +184,14 @@ typedef struct qwen_result {
     double load_s, vision_s, prefill_s, decode_s, seconds_per_token;
     uint64_t weight_bytes_read;    /**< whole run, as asked of the kernel */
     uint64_t bytes_read_per_token; /**< decode only: mean over the decoded tokens after the first */
+    uint64_t bytes_read_decode;    /**< while decoding, the pass that fills what prefill freed
+                                        included */
     uint64_t prefill_weight_passes;
-    double seconds_waiting;
+    uint64_t resident_weight_bytes; /**< held at the end, counted as in the files */
+    cenote_encoding resident_encoding;
+    uint32_t resident_refused_panels; /**< that 12 bits could not hold */
+    double seconds_waiting;           /**< for reads, whole run */
+    double seconds_waiting_decode;
     uint64_t page_table_peak_bytes; /**< most VmPTE at the end of a phase */
 } qwen_result;
 

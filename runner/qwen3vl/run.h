@@ -35,7 +35,7 @@ typedef struct qwen_run {
     cenote_team *team;
     qwen_kernels *kernels;
     cenote_stream *stream;
-    cenote_stream_item *items; /**< room for the longest program */
+    cenote_resident *resident_rows; /**< of the text program */
     cenote_kv *kv;
     float *resident;
     float *features;       /**< [1 + deepstack][image tokens][d]; NULL without images */
@@ -76,14 +76,6 @@ static inline const float *qwen_run_vector(const qwen_run *run, const qwen_vecto
     return run->resident + vector->offset;
 }
 
-/** Appends a matrix to a program. */
-static inline void qwen_program_add(cenote_stream_item *items, uint32_t *count,
-                                    const qwen_linear *linear)
-{
-    items[*count] = (cenote_stream_item){linear->tensor_index, linear->rows_per_panel};
-    (*count)++;
-}
-
 /** Monotonic. */
 uint64_t qwen_now_ns(void);
 /** Begins a phase for the progress callback. */
@@ -98,8 +90,6 @@ void qwen_run_stage(const qwen_run *run, const char *name, int number, uint64_t 
 
 /** Encodes all images into run->features. Weights are read once for all of them. */
 CENOTE_MUST_CHECK cenote_status qwen_vision_run(qwen_run *run, cenote_error *err);
-/** Items of the vision program, in order of use; @return how many (out may be NULL to count). */
-uint32_t qwen_vision_program(const qwen_model *model, cenote_stream_item *out_items);
 
 /** The text decoder's activations, carved from one block. */
 typedef struct qwen_text_buffers {
@@ -122,8 +112,6 @@ typedef struct qwen_chunk {
     bool decode;
 } qwen_chunk;
 
-/** Items of all layers, without the head; @return how many (out may be NULL to count). */
-uint32_t qwen_text_program(const qwen_model *model, cenote_stream_item *out_items);
 /** Runs @p chunk through all layers; the stream must be at the first layer. The residual rows
  *  stay in the buffers. */
 CENOTE_MUST_CHECK cenote_status qwen_text_chunk(qwen_run *run, const qwen_text_buffers *buffers,

@@ -46,22 +46,21 @@ static cenote_status create_kv(qwen_run *run, const qwen_shape *shape, const qwe
     return status != CENOTE_OK ? status : cenote_kv_reserve(run->kv, options.token_count_max, err);
 }
 
-static cenote_status create_stream(qwen_run *run, const qwen_plan *plan, cenote_error *err)
+static cenote_status create_stream(qwen_run *run, const qwen_shape *shape, const qwen_plan *plan,
+                                   cenote_error *err)
 {
+    const qwen_model *model = run->model;
+    cenote_status status = cenote_resident_create(model->weights, model->budget, model->text_items,
+                                                  model->text_item_count, plan->resident_encoding,
+                                                  &run->resident_rows, err);
+    if (status != CENOTE_OK)
+        return status;
     cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
     options.panel_bytes_max = plan->panel_bytes;
     options.slot_count = plan->slot_count;
-    cenote_status status =
-        cenote_stream_create(run->model->weights, run->parameters, &options, &run->stream, err);
-    if (status != CENOTE_OK)
-        return status;
-    uint32_t vision = qwen_vision_program(run->model, NULL);
-    uint32_t text = qwen_text_program(run->model, NULL) + 1;
-    run->items = calloc(vision > text ? vision : text, sizeof *run->items);
-    if (run->items == NULL)
-        return cenote_error_set(err, CENOTE_E_NOMEM, "no memory for %u stream items",
-                                vision > text ? vision : text);
-    return CENOTE_OK;
+    options.engine = shape->io_engine;
+    options.resident = run->resident_rows;
+    return cenote_stream_create(model->weights, run->parameters, &options, &run->stream, err);
 }
 
 static cenote_status set_up(qwen_session *session, const qwen_shape *shape, const qwen_plan *plan,
@@ -85,7 +84,7 @@ static cenote_status set_up(qwen_session *session, const qwen_shape *shape, cons
         status = create_resident(run, err);
     if (status == CENOTE_OK)
         status = create_kv(run, shape, plan, err);
-    return status != CENOTE_OK ? status : create_stream(run, plan, err);
+    return status != CENOTE_OK ? status : create_stream(run, shape, plan, err);
 }
 
 cenote_status qwen_session_open(qwen_model *model, const qwen_shape *shape, const qwen_plan *plan,
@@ -113,7 +112,7 @@ void qwen_session_close(qwen_session *session)
         return;
     qwen_run *run = &session->run;
     cenote_stream_destroy(run->stream);
-    free(run->items);
+    cenote_resident_destroy(run->resident_rows);
     cenote_kv_destroy(run->kv);
     if (run->resident != NULL)
         cenote_pool_free(run->parameters, run->resident);
@@ -157,19 +156,26 @@ cenote_status qwen_turn_begin(qwen_session *session, cenote_error *err)
     return status != CENOTE_OK ? status : create_features(run, err);
 }
 
+void qwen_turn_forget_images(qwen_session *session)
+{
+    qwen_run *run = &session->run;
+    if (run->features != NULL)
+        cenote_pool_free(run->features_pool, run->features);
+    cenote_pool_destroy(run->features_pool);
+    run->features = NULL;
+    run->feature_rows = 0;
+    run->features_pool = NULL;
+}
+
 void qwen_turn_end(qwen_session *session)
 {
     qwen_run *run = &session->run;
     cenote_stream_stop(run->stream);
-    if (run->features != NULL)
-        cenote_pool_free(run->features_pool, run->features);
+    qwen_turn_forget_images(session);
     qwen_kernels_destroy(run->kernels);
-    cenote_pool_destroy(run->features_pool);
     cenote_pool_destroy(run->activations);
-    run->features = NULL;
-    run->feature_rows = 0;
     run->kernels = NULL;
-    run->features_pool = run->activations = NULL;
+    run->activations = NULL;
 }
 
 /* ---- small weights ---- */

@@ -35,6 +35,8 @@ void qwen_session_close(qwen_session *session);
  *  fails. */
 CENOTE_MUST_CHECK cenote_status qwen_turn_begin(qwen_session *session, cenote_error *err);
 void qwen_turn_end(qwen_session *session);
+/** Gives the image features back before the turn's end: after prefill nobody looks at them. */
+void qwen_turn_forget_images(qwen_session *session);
 
 /** The small weights that the turn needs and the session does not hold yet; the tower's only when
  *  there is something to look at. */

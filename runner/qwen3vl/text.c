@@ -15,7 +15,7 @@ uint32_t qwen_text_program(const qwen_model *model, cenote_stream_item *out_item
 {
     const uint32_t layer_count = model->config.text.layer_count;
     if (out_items == NULL)
-        return 7 * layer_count;
+        return 7 * layer_count + 1;
     uint32_t count = 0;
     for (uint32_t i = 0; i < layer_count; i++) {
         const qwen_text_layer *layer = &model->layers[i];
@@ -27,6 +27,7 @@ uint32_t qwen_text_program(const qwen_model *model, cenote_stream_item *out_item
         qwen_program_add(out_items, &count, &layer->up);
         qwen_program_add(out_items, &count, &layer->down);
     }
+    qwen_program_add(out_items, &count, &model->head);
     return count;
 }
 

@@ -462,8 +462,8 @@ cenote_status qwen_vision_run(qwen_run *run, cenote_error *err)
     tower.sines = (float *)(tower.block + tower.layout.sines);
 
     qwen_run_phase(run, QWEN_PHASE_VISION, run->model->vision_weight_bytes);
-    uint32_t item_count = qwen_vision_program(run->model, run->items);
-    status = cenote_stream_start(run->stream, run->items, item_count, 1, err);
+    status = cenote_stream_start(run->stream, run->model->vision_items,
+                                 run->model->vision_item_count, 1, err);
     if (status == CENOTE_OK)
         status = run_tower(&tower, err);
     cenote_stream_stop(run->stream);

@@ -34,4 +34,10 @@ static inline bool cn_checked_round_up(uint64_t a, uint64_t unit, uint64_t *out)
     return true;
 }
 
+/* The same for a value that the caller knows to be far from 2^64. */
+static inline uint64_t cn_round_up(uint64_t a, uint64_t unit)
+{
+    return (a + unit - 1) / unit * unit;
+}
+
 #endif

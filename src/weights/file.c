@@ -74,7 +74,7 @@ cenote_status cn_file_verify_unchanged(const struct cn_file *file, cenote_error 
 
 /* ---- the reading loop ---- */
 
-enum { READ_DONE = 0, READ_AT_END = 1 }; /* or a negative errno */
+enum { READ_DONE = 0, READ_AT_END = 1, READ_MORE = 2 }; /* or a negative errno */
 
 struct reading {
     struct cn_os *os;
@@ -105,31 +105,40 @@ static int64_t read_some(struct reading *r)
     }
 }
 
-/* Goes on from r->filled, which stays a multiple of the alignment until the read is done. */
+/* Takes what one read brought; r->filled stays a multiple of the alignment until it is done. */
+static int take_result(struct reading *r, int64_t n)
+{
+    if (n == -EINTR || n == -EAGAIN)
+        return READ_MORE;
+    if (n < 0)
+        return (int)n;
+    if (n == 0)
+        return READ_AT_END;
+    if (r->counters != NULL) {
+        count(&r->counters->bytes_read, (uint64_t)n);
+        count(&r->counters->read_count, 1);
+    }
+    uint64_t reached = r->filled + (uint64_t)n;
+    if (reached < r->need) {
+        if (r->counters != NULL)
+            count(&r->counters->retry_count, 1);
+        /* the next offset must be aligned as well: the broken block is read again */
+        reached -= reached % r->align_bytes;
+        if (reached == r->filled)
+            return -EIO;
+    }
+    r->filled = reached;
+    return reached < r->need ? READ_MORE : READ_DONE;
+}
+
 static int read_rest(struct reading *r)
 {
-    while (r->filled < r->need) {
+    int rc = READ_MORE;
+    while (rc == READ_MORE) {
         int64_t n = read_some(r);
-        if (n < 0)
-            return (int)n;
-        if (n == 0)
-            return READ_AT_END;
-        if (r->counters != NULL) {
-            count(&r->counters->bytes_read, (uint64_t)n);
-            count(&r->counters->read_count, 1);
-        }
-        uint64_t reached = r->filled + (uint64_t)n;
-        if (reached < r->need) {
-            if (r->counters != NULL)
-                count(&r->counters->retry_count, 1);
-            /* the next offset must be aligned as well: the broken block is read again */
-            reached -= reached % r->align_bytes;
-            if (reached == r->filled)
-                return -EIO;
-        }
-        r->filled = reached;
+        rc = n == -EINTR || n == -EAGAIN ? (int)n : take_result(r, n);
     }
-    return READ_DONE;
+    return rc;
 }
 
 /* ---- open ---- */
@@ -308,32 +317,36 @@ static cenote_status read_failed(const struct cn_file *file, const struct cn_fil
     return cn_weights_error_errno(err, file->path, span->tensor, what, -rc);
 }
 
-/* The ladder of tries; see the top of this file. Progress is kept between the first two. */
-cenote_status cn_file_read(const struct cn_file *file, struct cn_file_counters *counters,
-                           const struct cn_file_span *span, void *slot, const void **out_data,
-                           cenote_error *err)
+static struct reading reading_of(const struct cn_file *file, struct cn_file_counters *counters,
+                                 const struct cn_file_span *span, void *slot)
 {
     uint64_t residue = span->offset_bytes % file->align_bytes;
     uint64_t need = residue + span->size_bytes;
-    uint64_t past = need % file->align_bytes;
-    struct reading r = {.os = file->os,
-                        .counters = counters,
-                        .fd = file->fd,
-                        .align_bytes = file->align_bytes,
-                        .begin = span->offset_bytes - residue,
-                        .need = need,
-                        .span = past == 0 ? need : need + (file->align_bytes - past),
-                        .slot = slot};
-    int rc = read_rest(&r);
+    return (struct reading){.os = file->os,
+                            .counters = counters,
+                            .fd = file->fd,
+                            .align_bytes = file->align_bytes,
+                            .begin = span->offset_bytes - residue,
+                            .need = need,
+                            .span = cn_round_up(need, file->align_bytes),
+                            .slot = slot};
+}
+
+/* The ladder of tries after the first; see the top of this file. Progress is kept between the
+ * first two. */
+static cenote_status finish(const struct cn_file *file, struct reading *r,
+                            const struct cn_file_span *span, int rc, const void **out_data,
+                            cenote_error *err)
+{
     if (rc < 0) {
-        if (counters != NULL)
-            count(&counters->retry_count, 1);
-        rc = read_rest(&r);
+        if (r->counters != NULL)
+            count(&r->counters->retry_count, 1);
+        rc = read_rest(r);
     }
     if (rc < 0) {
-        if (counters != NULL)
-            count(&counters->retry_count, 1);
-        int second = read_through_cache(file, &r, span);
+        if (r->counters != NULL)
+            count(&r->counters->retry_count, 1);
+        int second = read_through_cache(file, r, span);
         rc = second < 0 ? rc : second; /* the first error says more */
     }
     if (!file->direct)
@@ -343,6 +356,31 @@ cenote_status cn_file_read(const struct cn_file *file, struct cn_file_counters *
     cenote_status status = verify_span(file, file->fd, span, err);
     if (status != CENOTE_OK)
         return status;
-    *out_data = (const char *)slot + residue;
+    *out_data = r->slot + (span->offset_bytes - r->begin);
     return CENOTE_OK;
+}
+
+cenote_status cn_file_read(const struct cn_file *file, struct cn_file_counters *counters,
+                           const struct cn_file_span *span, void *slot, const void **out_data,
+                           cenote_error *err)
+{
+    struct reading r = reading_of(file, counters, span, slot);
+    return finish(file, &r, span, read_rest(&r), out_data, err);
+}
+
+struct cn_file_blocks cn_file_blocks_of(const struct cn_file *file, const struct cn_file_span *span)
+{
+    struct reading r = reading_of(file, NULL, span, NULL);
+    return (struct cn_file_blocks){.offset_bytes = r.begin, .size_bytes = r.span};
+}
+
+cenote_status cn_file_read_finish(const struct cn_file *file, struct cn_file_counters *counters,
+                                  const struct cn_file_span *span, void *slot, int64_t result,
+                                  const void **out_data, cenote_error *err)
+{
+    struct reading r = reading_of(file, counters, span, slot);
+    int rc = take_result(&r, result);
+    if (rc == READ_MORE)
+        rc = read_rest(&r);
+    return finish(file, &r, span, rc, out_data, err);
 }

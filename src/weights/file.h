@@ -61,6 +61,21 @@ CENOTE_MUST_CHECK cenote_status cn_file_read(const struct cn_file *file,
                                              const struct cn_file_span *span, void *slot,
                                              const void **out_data, cenote_error *err);
 
+/* The same in two steps, for reads that go on by themselves: the blocks to read into the slot, and
+ * what came of it. @p result is that of one pread: bytes, or -errno. What is missing after it is
+ * read here and now, with all the tries of cn_file_read(). */
+struct cn_file_blocks {
+    uint64_t offset_bytes;
+    uint64_t size_bytes;
+};
+struct cn_file_blocks cn_file_blocks_of(const struct cn_file *file,
+                                        const struct cn_file_span *span);
+CENOTE_MUST_CHECK cenote_status cn_file_read_finish(const struct cn_file *file,
+                                                    struct cn_file_counters *counters,
+                                                    const struct cn_file_span *span, void *slot,
+                                                    int64_t result, const void **out_data,
+                                                    cenote_error *err);
+
 /* Errors: CENOTE_E_CHANGED, CENOTE_E_IO. */
 CENOTE_MUST_CHECK cenote_status cn_file_verify_unchanged(const struct cn_file *file,
                                                          cenote_error *err);

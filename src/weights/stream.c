@@ -1,100 +1,102 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The stream: reader threads fill slots with the panels of a program, one consumer takes them in
- * order.
+/* The stream: keeps reads under way ahead of one consumer, and hands it panels.
  *
- *   program  item 0: p0 p1 p2 | item 1: p3 p4 | ... | item 0: p0 ...      (pass_count times over)
- *   panels     0     1     2     3     4     5  ...   numbered through, 64 bits
- *                                ^taken          ^issued
- *   order    ring of slot_count: panel number mod slot_count -> slot
- *   slots    FREE -> READING -> READY -> HELD -> FREE; any free slot takes the next panel
+ *   program     q: q0 q1 q2 q3 | k: k0 k1 | v ... | q: q0 ...        (pass_count times over)
+ *                  ^^^^^ resident  ^^                    matrices in order, panels in any
+ *                      ^ taken here         ^ cursor: the next panel to read
+ *   queue       slots of panels read or being read, in order of their issue: q2 q3 k1 v1 ...
+ *   slots       FREE -> READING -> READY -> HELD -> FREE
  *
- * A panel gets its number and its slot in one step under the lock. So slots go to panels in order:
- * a later panel never holds the last slot that an earlier one needs, and panels may be released in
- * any order. At most slot_count panels are issued and not taken, hence the ring.
+ * The consumer gets, of the matrix that it is in: a panel that was read, if one is there (its slot
+ * comes free sooner, and the disk goes on); else a resident one (work while reads are under way);
+ * else it waits. A panel that belongs into the resident set is put there when it is handed out,
+ * so the pass that reads it anyway fills the set, and its slot is free at once.
  *
- * The first error ends the issuing; panels before it are still delivered, then the error is, and
- * the program is stopped. One block of the pool holds it all: slots first (they want alignment),
- * then the free list, the ring and this struct. Nothing is allocated after create.
+ * The cursor skips panels that are resident. It never gets into a matrix of which the consumer has
+ * panels to take in an earlier pass, so what it skips is there when its turn comes: a panel changes
+ * its state only while the consumer is in its matrix.
  *
- * Lock: one mutex for every field below `lock`; reads run outside of it. */
+ * The first error ends the issuing; panels that are there are still delivered, then the error is,
+ * and the program is stopped. One block of the pool holds it all: slots first (they want
+ * alignment), then the tables and this struct. Nothing is allocated after create; one thread. */
 #include <assert.h>
 #include <inttypes.h>
-#include <limits.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 
 #include <cenote/weights.h>
 
 #include "base/checked.h"
+#include "weights/matrix.h"
 #include "weights/message.h"
+#include "weights/reader.h"
+#include "weights/resident.h"
 #include "weights/weights_impl.h"
 
 enum {
-    THREADS_MAX = 16,
-    THREADS_DEFAULT = 4,
-    READER_STACK_BYTES = 128 * 1024,
-    SLOT_BITS = 12, /* of cenote_panel.slot; the rest is the program's generation */
+    DEPTH_DEFAULT = 16,
+    SLOT_BITS = 9, /* of cenote_panel.slot; the rest is the program's generation */
 };
 
-#define SLOT_MASK ((1u << SLOT_BITS) - 1)
-static_assert(CENOTE_STREAM_SLOTS_MAX == 1u << SLOT_BITS, "a slot's number fits its bits");
+#define SLOT_MASK     ((1u << SLOT_BITS) - 1)
+#define SLOT_RESIDENT SLOT_MASK /* a panel that lies in no slot */
+static_assert(CENOTE_STREAM_SLOTS_MAX < SLOT_RESIDENT, "a slot's number fits its bits");
 
 enum slot_state { SLOT_FREE, SLOT_READING, SLOT_READY, SLOT_FAILED, SLOT_HELD };
 
 struct slot {
     enum slot_state state;
+    uint64_t visit;
+    uint32_t panel_number; /* in its matrix */
     cenote_panel panel;
 };
 
-/* Where the next panel to be issued is. */
-struct cursor {
+/* A matrix of the program in one of its passes, and the next of its panels to look at. */
+struct place {
+    uint64_t visit; /* pass * item_count + item */
+    struct cn_matrix cut;
     uint32_t item;
-    uint64_t row;
+    uint32_t resident_first; /* CN_RESIDENT_NONE: not in the set */
+    uint32_t panel;
 };
 
 struct cenote_stream {
     cenote_weights *weights;
     cenote_pool *pool;
+    cenote_resident *resident;
+    struct cn_reader *reader;
     char *block;
     uint64_t slot_bytes;
     uint64_t panel_bytes_max;
     uint32_t slot_count;
-    uint32_t thread_count; /* threads that run */
-    struct slot *slots;
-
-    pthread_mutex_t lock;
-    pthread_cond_t work;  /* to readers: something to issue, or quit */
-    pthread_cond_t ready; /* to the consumer: a panel is read, or a reader is done */
-    bool quit;
-    bool failed;
+    uint32_t depth;
     uint32_t generation;
+    struct slot *slots;
+    uint32_t *free_slots; /* a stack */
+    uint32_t *queue;      /* slots issued and not taken, in order of issue */
+    uint32_t free_count;
+    uint32_t queue_count;
+
     const cenote_stream_item *items;
     uint32_t item_count;
-    struct cursor cursor;
-    uint64_t panel_count; /* of the whole program; 0: none runs */
-    uint64_t issued;
-    uint64_t taken;
-    uint32_t reading_count;
-    uint32_t free_count;
-    uint32_t *free_slots; /* a stack */
-    uint32_t *order;
-    uint64_t error_panel; /* the first that failed */
+    uint64_t visit_count; /* of the whole program; 0: none runs */
+    struct place cursor;
+    struct place taking;  /* .panel: the next resident one */
+    uint32_t taking_left; /* panels of that matrix still to be taken */
+    bool failed;
     cenote_error error;
-    pthread_t threads[THREADS_MAX];
 };
 
 /* ---- sizes ---- */
 
 struct layout {
     uint64_t slot_bytes;
-    uint64_t slots_at, free_at, order_at, stream_at, total_bytes;
+    uint64_t slots_at, free_at, queue_at, stream_at, total_bytes;
 };
 
 static bool options_valid(const cenote_stream_options *options)
 {
     bool slots = options->slot_count >= 2 && options->slot_count <= CENOTE_STREAM_SLOTS_MAX;
-    return slots && options->panel_bytes_max > 0 && options->thread_count <= THREADS_MAX;
+    return slots && options->panel_bytes_max > 0 && options->panel_bytes_max <= INT32_MAX;
 }
 
 /* Every size in the block, checked: options come from a caller's arithmetic. */
@@ -102,14 +104,13 @@ static bool layout_get(const cenote_stream_options *options, struct layout *out_
 {
     struct layout l = {.slot_bytes = cn_file_slot_bytes(options->panel_bytes_max)};
     uint64_t count = options->slot_count;
-    if (!options_valid(options) || l.slot_bytes == UINT64_MAX ||
-        !cn_checked_mul(l.slot_bytes, count, &l.slots_at) ||
-        !cn_checked_add(l.slots_at, count * sizeof(struct slot), &l.stream_at) ||
-        !cn_checked_round_up(l.stream_at, _Alignof(struct cenote_stream), &l.stream_at) ||
-        !cn_checked_add(l.stream_at, sizeof(struct cenote_stream), &l.free_at) ||
-        !cn_checked_add(l.free_at, count * sizeof(uint32_t), &l.order_at) ||
-        !cn_checked_add(l.order_at, count * sizeof(uint32_t), &l.total_bytes))
+    if (!options_valid(options) || !cn_checked_mul(l.slot_bytes, count, &l.slots_at))
         return false;
+    l.stream_at =
+        cn_round_up(l.slots_at + count * sizeof(struct slot), _Alignof(struct cenote_stream));
+    l.free_at = l.stream_at + sizeof(struct cenote_stream);
+    l.queue_at = l.free_at + count * sizeof(uint32_t);
+    l.total_bytes = l.queue_at + count * sizeof(uint32_t);
     *out_layout = l;
     return true;
 }
@@ -120,134 +121,134 @@ uint64_t cenote_stream_ring_bytes(const cenote_stream_options *options)
     return layout_get(options, &layout) ? layout.total_bytes : UINT64_MAX;
 }
 
-/* The matrix that an item stands for. */
-struct matrix {
-    uint64_t rows;
-    uint64_t row_bytes;
-    uint64_t panels; /* 0 for an empty tensor */
-};
+/* ---- places in the program ---- */
 
-static struct matrix item_matrix(const struct cenote_stream *s, const cenote_stream_item *item)
+/* The first matrix with panels at @p visit or after; visit_count when there is none. */
+static void place_enter(const struct cenote_stream *s, struct place *place, uint64_t visit)
 {
-    const cenote_tensor_info *tensor = &s->weights->table.tensors[item->tensor_index];
-    struct matrix m = {.rows = tensor->rank > 0 ? tensor->shape[0] : 1};
-    if (tensor->size_bytes > 0) {
-        m.row_bytes = tensor->size_bytes / m.rows;
-        m.panels = (m.rows - 1) / item->rows_per_panel + 1;
+    for (; visit < s->visit_count; visit++) {
+        uint32_t item = (uint32_t)(visit % s->item_count);
+        const cenote_stream_item *named = &s->items[item];
+        *place = (struct place){.visit = visit, .item = item, .resident_first = CN_RESIDENT_NONE};
+        cn_matrix_make(&s->weights->table.tensors[named->tensor_index], named->rows_per_panel,
+                       &place->cut); /* checked at start */
+        if (place->cut.panels == 0)
+            continue;
+        if (s->resident != NULL)
+            place->resident_first = cn_resident_first_panel(s->resident, named);
+        return;
     }
-    return m;
+    *place = (struct place){.visit = s->visit_count};
 }
 
-/* ---- readers ---- */
-
-/* The next panel of the program; the lock is held and issued < panel_count. */
-static cenote_panel cursor_step(struct cenote_stream *s)
+static const void *resident_panel(const struct cenote_stream *s, const struct place *place,
+                                  uint32_t panel, cenote_encoding *out_encoding)
 {
-    struct cursor *c = &s->cursor;
-    struct matrix m = item_matrix(s, &s->items[c->item]);
-    while (m.panels == 0 || c->row == m.rows) {
-        c->item = c->item + 1 == s->item_count ? 0 : c->item + 1;
-        c->row = 0;
-        m = item_matrix(s, &s->items[c->item]);
-    }
-    const cenote_stream_item *item = &s->items[c->item];
-    uint64_t left = m.rows - c->row;
-    cenote_panel panel = {.item_index = c->item,
-                          .tensor_index = item->tensor_index,
-                          .row_first = c->row,
-                          .row_count = left < item->rows_per_panel ? left : item->rows_per_panel,
-                          .row_bytes = m.row_bytes};
-    c->row += panel.row_count;
-    return panel;
+    if (place->resident_first == CN_RESIDENT_NONE)
+        return NULL;
+    return cn_resident_get(s->resident, place->resident_first + panel, out_encoding);
 }
 
-/* After a failure nothing more is issued: the consumer will not get past the failed panel. */
-static bool can_issue(const struct cenote_stream *s)
+static cenote_panel describe(const struct cenote_stream *s, const struct place *place,
+                             uint32_t panel, uint32_t slot)
 {
-    return !s->failed && s->issued < s->panel_count && s->free_count > 0;
+    return (cenote_panel){.encoding = CENOTE_ENCODING_PLAIN,
+                          .item_index = place->item,
+                          .tensor_index = s->items[place->item].tensor_index,
+                          .row_first = (uint64_t)panel * place->cut.rows_per_panel,
+                          .row_count = cn_matrix_panel_rows(&place->cut, panel),
+                          .row_bytes = place->cut.row_bytes,
+                          .slot = s->generation << SLOT_BITS | slot};
 }
+
+/* ---- reading ahead ---- */
 
 /* No overflow: the rows are inside of the tensor and the tensor inside of its file. */
-static cenote_status panel_read(struct cenote_stream *s, uint32_t slot, cenote_panel *panel,
-                                cenote_error *err)
+static struct cn_file_span span_of(const struct cenote_stream *s, const cenote_panel *panel)
 {
-    struct cenote_weights *w = s->weights;
-    const cenote_tensor_info *tensor = &w->table.tensors[panel->tensor_index];
-    struct cn_file_span span = {
+    const cenote_tensor_info *tensor = &s->weights->table.tensors[panel->tensor_index];
+    return (struct cn_file_span){
         .tensor = tensor->name,
         .offset_bytes = tensor->offset_bytes + panel->row_first * panel->row_bytes,
         .size_bytes = panel->row_count * panel->row_bytes,
     };
-    return cn_file_read(&w->files[tensor->file_index], &w->counters, &span,
-                        s->block + slot * s->slot_bytes, &panel->data, err);
 }
 
-/* Issues one panel, reads it without the lock, and puts it up for the consumer. */
-static void reader_step(struct cenote_stream *s)
+static void issue(struct cenote_stream *s, const struct place *place)
 {
-    cenote_error err;
-    uint64_t number = s->issued++;
-    uint32_t slot = s->free_slots[--s->free_count];
-    cenote_panel panel = cursor_step(s);
-    panel.slot = s->generation << SLOT_BITS | slot;
-    s->slots[slot].state = SLOT_READING;
-    s->order[number % s->slot_count] = slot;
-    s->reading_count++;
+    uint32_t index = s->free_slots[--s->free_count];
+    struct slot *slot = &s->slots[index];
+    slot->state = SLOT_READING;
+    slot->visit = place->visit;
+    slot->panel_number = place->panel;
+    slot->panel = describe(s, place, place->panel, index);
+    s->queue[s->queue_count++] = index;
+    uint32_t file = s->weights->table.tensors[slot->panel.tensor_index].file_index;
+    struct cn_file_span span = span_of(s, &slot->panel);
+    struct cn_file_blocks blocks = cn_file_blocks_of(&s->weights->files[file], &span);
+    struct cn_reader_request request = {.tag = index,
+                                        .file_index = file,
+                                        .offset_bytes = blocks.offset_bytes,
+                                        .size_bytes = (uint32_t)blocks.size_bytes,
+                                        .data = s->block + index * s->slot_bytes};
+    cn_reader_submit(s->reader, &request);
+}
 
-    pthread_mutex_unlock(&s->lock);
-    cenote_status status = panel_read(s, slot, &panel, &err);
-    pthread_mutex_lock(&s->lock);
+/* Moves the cursor to a panel that must be read; false when there is none for now. */
+static bool cursor_seek(struct cenote_stream *s)
+{
+    struct place *c = &s->cursor;
+    cenote_encoding encoding;
+    while (c->visit < s->visit_count) {
+        for (; c->panel < c->cut.panels; c->panel++)
+            if (resident_panel(s, c, c->panel, &encoding) == NULL)
+                return true;
+        struct place next;
+        place_enter(s, &next, c->visit + 1);
+        if (next.visit >= s->taking.visit + s->item_count)
+            return false; /* the consumer is in this matrix, or before it, in the pass before */
+        *c = next;
+    }
+    return false;
+}
 
-    s->reading_count--;
-    s->slots[slot].panel = panel;
-    s->slots[slot].state = status == CENOTE_OK ? SLOT_READY : SLOT_FAILED;
-    if (status != CENOTE_OK && (!s->failed || number < s->error_panel)) {
+/* After a failure nothing more is issued: the consumer will not get past it. */
+static void read_ahead(struct cenote_stream *s)
+{
+    while (!s->failed && s->free_count > 0 && cn_reader_under_way(s->reader) < s->depth &&
+           cursor_seek(s)) {
+        issue(s, &s->cursor);
+        s->cursor.panel++;
+    }
+}
+
+/* Takes what reads have come to; waits for one first if told to. */
+static void collect(struct cenote_stream *s, bool wait)
+{
+    struct cenote_weights *w = s->weights;
+    struct cn_reader_result done;
+    for (; cn_reader_next(s->reader, wait, &done); wait = false) {
+        struct slot *slot = &s->slots[done.tag];
+        uint32_t file = w->table.tensors[slot->panel.tensor_index].file_index;
+        struct cn_file_span span = span_of(s, &slot->panel);
+        cenote_error err;
+        cenote_status status = cn_file_read_finish(&w->files[file], &w->counters, &span,
+                                                   s->block + done.tag * s->slot_bytes, done.result,
+                                                   &slot->panel.data, &err);
+        slot->state = status == CENOTE_OK ? SLOT_READY : SLOT_FAILED;
+        if (status == CENOTE_OK)
+            continue;
+        if (!s->failed)
+            s->error = err;
         s->failed = true;
-        s->error_panel = number;
-        s->error = err;
     }
-    pthread_cond_signal(&s->ready);
-}
-
-/* A reader never waits while it could issue, so a lost wake-up cannot strand a panel. */
-static void *reader_main(void *argument)
-{
-    struct cenote_stream *s = argument;
-    pthread_mutex_lock(&s->lock);
-    while (!s->quit) {
-        if (can_issue(s))
-            reader_step(s);
-        else
-            pthread_cond_wait(&s->work, &s->lock);
-    }
-    pthread_mutex_unlock(&s->lock);
-    return NULL;
 }
 
 /* ---- create, destroy ---- */
 
-/* Signals are the program's: readers block them all, so that a handler runs on its thread. */
-static int reader_start(struct cenote_stream *s)
-{
-    pthread_attr_t attributes;
-    sigset_t all;
-    sigset_t before;
-    int rc = pthread_attr_init(&attributes);
-    if (rc != 0)
-        return rc;
-    pthread_attr_setstacksize(&attributes, READER_STACK_BYTES);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    rc = pthread_create(&s->threads[s->thread_count], &attributes, reader_main, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    if (rc == 0)
-        s->thread_count++;
-    return rc;
-}
-
 static void slots_reset(struct cenote_stream *s)
 {
+    s->queue_count = 0;
     s->free_count = s->slot_count;
     for (uint32_t i = 0; i < s->slot_count; i++) {
         s->slots[i].state = SLOT_FREE;
@@ -263,26 +264,32 @@ static void stream_init(struct cenote_stream *s, const cenote_stream_options *op
     s->slot_bytes = layout->slot_bytes;
     s->panel_bytes_max = options->panel_bytes_max;
     s->slot_count = options->slot_count;
+    s->depth = options->depth > 0 ? options->depth : DEPTH_DEFAULT;
+    s->depth = s->depth < s->slot_count ? s->depth : s->slot_count;
+    s->resident = options->resident;
     s->slots = (void *)(s->block + layout->slots_at);
     s->free_slots = (void *)(s->block + layout->free_at);
-    s->order = (void *)(s->block + layout->order_at);
+    s->queue = (void *)(s->block + layout->queue_at);
     slots_reset(s);
-    pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->work, NULL);
-    pthread_cond_init(&s->ready, NULL);
 }
 
-static cenote_status readers_start(struct cenote_stream *s, uint32_t wanted, cenote_error *err)
+static cenote_status open_reader(struct cenote_stream *s, cenote_io_engine engine,
+                                 cenote_error *err)
 {
-    if (wanted == 0)
-        wanted = s->slot_count < THREADS_DEFAULT ? s->slot_count : THREADS_DEFAULT;
-    while (s->thread_count < wanted) {
-        int rc = reader_start(s);
-        if (rc != 0)
-            return cenote_error_set(err, CENOTE_E_NOMEM, "reader thread %u of %u: errno %d",
-                                    s->thread_count + 1, wanted, rc);
-    }
-    return CENOTE_OK;
+    struct cn_reader_options options = {
+        .engine = engine == CENOTE_ENGINE_URING   ? CN_READER_URING
+                  : engine == CENOTE_ENGINE_PREAD ? CN_READER_PREAD
+                                                  : CN_READER_AUTO,
+        .depth = s->depth,
+        .buffers = s->block,
+        .buffers_bytes = s->slot_count * s->slot_bytes,
+        .fds = s->weights->fds,
+        .fd_count = s->weights->file_count,
+    };
+    cenote_status status = cn_reader_create(s->weights->os, &options, &s->reader, err);
+    if (status == CENOTE_OK)
+        s->weights->engine = cn_reader_engine_text(s->reader);
+    return status;
 }
 
 cenote_status cenote_stream_create(cenote_weights *weights, cenote_pool *pool,
@@ -294,11 +301,10 @@ cenote_status cenote_stream_create(cenote_weights *weights, cenote_pool *pool,
                                 options->version, CENOTE_STREAM_OPTIONS_VERSION);
     struct layout layout;
     if (!layout_get(options, &layout))
-        return cenote_error_set(err, CENOTE_E_INVAL,
-                                "a stream of %u slots (2..%u) of panels of %" PRIu64
-                                " bytes and %u threads (up to %d) cannot be",
-                                options->slot_count, CENOTE_STREAM_SLOTS_MAX,
-                                options->panel_bytes_max, options->thread_count, THREADS_MAX);
+        return cenote_error_set(
+            err, CENOTE_E_INVAL,
+            "a stream of %u slots (2..%u) of panels of %" PRIu64 " bytes (up to %d) cannot be",
+            options->slot_count, CENOTE_STREAM_SLOTS_MAX, options->panel_bytes_max, INT32_MAX);
     void *block;
     cenote_status status = cenote_pool_alloc(pool, layout.total_bytes, &block, err);
     if (status != CENOTE_OK)
@@ -307,7 +313,7 @@ cenote_status cenote_stream_create(cenote_weights *weights, cenote_pool *pool,
     stream_init(s, options, &layout, block);
     s->weights = weights;
     s->pool = pool;
-    status = readers_start(s, options->thread_count, err);
+    status = open_reader(s, options->engine, err);
     if (status != CENOTE_OK) {
         cenote_stream_destroy(s);
         return status;
@@ -318,47 +324,59 @@ cenote_status cenote_stream_create(cenote_weights *weights, cenote_pool *pool,
 
 void cenote_stream_destroy(cenote_stream *stream)
 {
-    struct cenote_stream *s = stream;
-    if (s == NULL)
+    if (stream == NULL)
         return;
-    pthread_mutex_lock(&s->lock);
-    s->quit = true;
-    pthread_cond_broadcast(&s->work);
-    pthread_mutex_unlock(&s->lock);
-    for (uint32_t i = 0; i < s->thread_count; i++)
-        pthread_join(s->threads[i], NULL);
-    pthread_cond_destroy(&s->ready);
-    pthread_cond_destroy(&s->work);
-    pthread_mutex_destroy(&s->lock);
-    cenote_pool_free(s->pool, s->block);
+    cn_reader_destroy(stream->reader);
+    cenote_pool_free(stream->pool, stream->block);
 }
 
 /* ---- the program ---- */
 
-/* With the lock: nothing is issued any more, and reads under way are waited for. */
-static void stop_locked(struct cenote_stream *s)
+/* What was put into the resident set while the consumer was in this matrix may be used from now. */
+static void leave_matrix(struct cenote_stream *s)
 {
-    s->panel_count = 0;
-    s->issued = 0;
-    while (s->reading_count > 0)
-        pthread_cond_wait(&s->ready, &s->lock);
-    s->taken = 0;
+    if (s->visit_count > 0 && s->taking.resident_first != CN_RESIDENT_NONE)
+        cn_resident_settle(s->resident, s->taking.resident_first, s->taking.cut.panels);
+}
+
+static void enter_matrix(struct cenote_stream *s, uint64_t visit)
+{
+    place_enter(s, &s->taking, visit);
+    s->taking_left = s->taking.cut.panels;
+}
+
+void cenote_stream_stop(cenote_stream *stream)
+{
+    struct cenote_stream *s = stream;
+    cn_reader_drain(s->reader);
+    leave_matrix(s);
+    s->visit_count = 0;
+    s->taking = (struct place){0};
+    s->taking_left = 0;
     s->failed = false;
     s->items = NULL;
     s->generation = (s->generation + 1) & (UINT32_MAX >> SLOT_BITS);
     slots_reset(s);
 }
 
-void cenote_stream_stop(cenote_stream *stream)
+void cenote_stream_forget_ahead(cenote_stream *stream)
 {
-    pthread_mutex_lock(&stream->lock);
-    stop_locked(stream);
-    pthread_mutex_unlock(&stream->lock);
+    struct cenote_stream *s = stream;
+    cn_reader_drain(s->reader);
+    if (s->taking_left == 0 && s->taking.visit < s->visit_count) {
+        leave_matrix(s);
+        enter_matrix(s, s->taking.visit + 1);
+    }
+    assert(s->taking_left == s->taking.cut.panels);
+    assert(s->queue_count + s->free_count == s->slot_count);
+    slots_reset(s);
+    s->taking.panel = 0;
+    s->cursor = s->taking;
 }
 
-/* All that can be wrong with a program is found before it starts; readers then trust it. */
+/* All that can be wrong with a program is found before it starts. */
 static cenote_status check_item(const struct cenote_stream *s, const cenote_stream_item *item,
-                                uint32_t item_index, uint64_t *out_panels, cenote_error *err)
+                                uint32_t item_index, uint32_t *out_panels, cenote_error *err)
 {
     const struct cn_table *table = &s->weights->table;
     if (item->tensor_index >= table->count)
@@ -368,7 +386,10 @@ static cenote_status check_item(const struct cenote_stream *s, const cenote_stre
     if (item->rows_per_panel == 0)
         return cenote_error_set(err, CENOTE_E_INVAL, "item %u (`%.200s`): no rows in a panel",
                                 item_index, name);
-    struct matrix m = item_matrix(s, item);
+    struct cn_matrix m;
+    if (!cn_matrix_make(&table->tensors[item->tensor_index], item->rows_per_panel, &m))
+        return cenote_error_set(err, CENOTE_E_INVAL, "item %u (`%.200s`): more than 2^32 panels",
+                                item_index, name);
     uint64_t rows = item->rows_per_panel < m.rows ? item->rows_per_panel : m.rows;
     /* no overflow: at most the tensor's size */
     if (rows * m.row_bytes > s->panel_bytes_max)
@@ -380,31 +401,43 @@ static cenote_status check_item(const struct cenote_stream *s, const cenote_stre
     return CENOTE_OK;
 }
 
+/* A resident matrix comes once in a pass: its panels may change their state while it is used. */
+static cenote_status check_once(const struct cenote_stream *s, const cenote_stream_item *items,
+                                uint32_t index, cenote_error *err)
+{
+    if (cn_resident_first_panel(s->resident, &items[index]) == CN_RESIDENT_NONE)
+        return CENOTE_OK;
+    for (uint32_t i = 0; i < index; i++)
+        if (items[i].tensor_index == items[index].tensor_index)
+            return cenote_error_set(err, CENOTE_E_INVAL,
+                                    "items %u and %u name the same resident tensor `%.200s`", i,
+                                    index, s->weights->table.tensors[items[i].tensor_index].name);
+    return CENOTE_OK;
+}
+
 /* 64 bits hold any real program; a pass count of "for ever" must be refused, not wrapped. */
-static cenote_status count_panels(const struct cenote_stream *s, const cenote_stream_item *items,
-                                  uint32_t item_count, uint64_t pass_count, uint64_t *out_panels,
+static cenote_status count_visits(const struct cenote_stream *s, const cenote_stream_item *items,
+                                  uint32_t item_count, uint64_t pass_count, uint64_t *out_visits,
                                   cenote_error *err)
 {
-    uint64_t total = 0;
+    bool any = false;
     for (uint32_t i = 0; i < item_count; i++) {
-        uint64_t panels;
+        uint32_t panels;
         cenote_status status = check_item(s, &items[i], i, &panels, err);
+        if (status == CENOTE_OK && s->resident != NULL)
+            status = check_once(s, items, i, err);
         if (status != CENOTE_OK)
             return status;
-        if (!cn_checked_add(total, panels, &total))
-            return cenote_error_set(err, CENOTE_E_INVAL, "more than 2^64 panels in a pass");
+        any = any || panels > 0;
     }
-    uint64_t per_pass = total;
-    if (!cn_checked_mul(per_pass, pass_count, &total))
+    if (!cn_checked_mul(item_count, pass_count, out_visits) || *out_visits > UINT64_MAX / 2)
         return cenote_error_set(err, CENOTE_E_INVAL,
-                                "%" PRIu64 " passes of %" PRIu64 " panels overflow 64 bits",
-                                pass_count, per_pass);
-    if (total == 0)
+                                "%" PRIu64 " passes of %u items overflow 64 bits", pass_count,
+                                item_count);
+    if (!any || pass_count == 0)
         return cenote_error_set(err, CENOTE_E_INVAL,
-                                "an empty program: %u items, %" PRIu64 " panels, %" PRIu64
-                                " passes",
-                                item_count, per_pass, pass_count);
-    *out_panels = total;
+                                "an empty program: %u items, %s, %" PRIu64 " passes", item_count,
+                                any ? "with panels" : "no panels", pass_count);
     return CENOTE_OK;
 }
 
@@ -412,84 +445,118 @@ static cenote_status count_panels(const struct cenote_stream *s, const cenote_st
 cenote_status cenote_stream_start(cenote_stream *stream, const cenote_stream_item *items,
                                   uint32_t item_count, uint64_t pass_count, cenote_error *err)
 {
-    cenote_stream_stop(stream);
-    uint64_t panels;
-    cenote_status status = count_panels(stream, items, item_count, pass_count, &panels, err);
+    struct cenote_stream *s = stream;
+    uint64_t visits;
+    cenote_stream_stop(s);
+    cenote_status status = count_visits(s, items, item_count, pass_count, &visits, err);
     if (status == CENOTE_OK)
-        status = cenote_weights_verify_unchanged(stream->weights, err);
+        status = cenote_weights_verify_unchanged(s->weights, err);
     if (status != CENOTE_OK)
         return status;
-    pthread_mutex_lock(&stream->lock);
-    stream->items = items;
-    stream->item_count = item_count;
-    stream->cursor = (struct cursor){0};
-    stream->panel_count = panels;
-    pthread_cond_broadcast(&stream->work);
-    pthread_mutex_unlock(&stream->lock);
+    s->items = items;
+    s->item_count = item_count;
+    s->visit_count = visits;
+    enter_matrix(s, 0);
+    s->cursor = s->taking;
+    read_ahead(s);
+    collect(s, false); /* hands the reads to the kernel: they begin now */
     return CENOTE_OK;
 }
 
 /* ---- the consumer ---- */
 
-/* With the lock: waits until the panel to be taken is there; its slot, or an error. */
-static cenote_status wait_for_panel(struct cenote_stream *s, struct slot **out_slot,
-                                    cenote_error *err)
+static void free_slot(struct cenote_stream *s, uint32_t index)
 {
-    if (s->taken == s->panel_count)
-        return cenote_error_set(err, CENOTE_E_NOTFOUND, "the program is over");
-    for (;;) {
-        if (s->taken < s->issued) {
-            struct slot *slot = &s->slots[s->order[s->taken % s->slot_count]];
-            if (slot->state != SLOT_READING) {
-                *out_slot = slot;
-                return CENOTE_OK;
-            }
-        } else if (s->free_count == 0) {
-            /* nothing is under way and nothing can be: waiting would never end */
-            return cenote_error_set(err, CENOTE_E_INVAL,
-                                    "all %u slots are held: release a panel before the next one",
-                                    s->slot_count);
-        }
-        pthread_cond_wait(&s->ready, &s->lock);
-    }
+    s->slots[index].state = SLOT_FREE;
+    s->free_slots[s->free_count++] = index;
 }
 
-/* The clock runs around the wait only; reading it twice costs less than the lock. */
-static cenote_status next_locked(struct cenote_stream *s, cenote_panel *out_panel,
-                                 cenote_error *err)
+/* A panel of this matrix that was read, if one is there. */
+static bool take_read(struct cenote_stream *s, cenote_panel *out_panel)
+{
+    uint32_t at = 0;
+    while (at < s->queue_count && s->slots[s->queue[at]].state != SLOT_READY)
+        at++;
+    if (at == s->queue_count || s->slots[s->queue[at]].visit != s->taking.visit)
+        return false;
+    uint32_t index = s->queue[at];
+    struct slot *slot = &s->slots[index];
+    s->queue_count--;
+    memmove(&s->queue[at], &s->queue[at + 1], (s->queue_count - at) * sizeof *s->queue);
+    slot->state = SLOT_HELD;
+    *out_panel = slot->panel;
+    if (s->taking.resident_first == CN_RESIDENT_NONE)
+        return true;
+    const void *kept =
+        cn_resident_put(s->resident, s->taking.resident_first + slot->panel_number,
+                        slot->panel.data, slot->panel.row_count, &out_panel->encoding);
+    if (kept != NULL) {
+        out_panel->data = kept;
+        out_panel->slot = s->generation << SLOT_BITS | SLOT_RESIDENT;
+        free_slot(s, index);
+    }
+    return true;
+}
+
+static bool take_resident(struct cenote_stream *s, cenote_panel *out_panel)
+{
+    struct place *t = &s->taking;
+    for (; t->panel < t->cut.panels; t->panel++) {
+        cenote_encoding encoding;
+        const void *data = resident_panel(s, t, t->panel, &encoding);
+        if (data == NULL)
+            continue;
+        *out_panel = describe(s, t, t->panel++, SLOT_RESIDENT);
+        out_panel->data = data;
+        out_panel->encoding = encoding;
+        return true;
+    }
+    return false;
+}
+
+static cenote_status wait_for_read(struct cenote_stream *s, cenote_error *err)
 {
     struct cn_os *os = s->weights->os;
-    struct slot *slot;
-    uint64_t begin_ns = os->ops->clock_ns(os);
-    cenote_status status = wait_for_panel(s, &slot, err);
-    atomic_fetch_add_explicit(&s->weights->wait_ns, os->ops->clock_ns(os) - begin_ns,
-                              memory_order_relaxed);
-    if (status != CENOTE_OK)
-        return status;
-    if (slot->state == SLOT_FAILED) {
-        /* panels are taken in order and the first error is kept: this is the one */
-        assert(s->failed && s->error_panel == s->taken);
-        status = s->error.status;
+    if (cn_reader_under_way(s->reader) == 0 && s->failed) {
+        cenote_status status = s->error.status;
         if (err != NULL)
             *err = s->error;
-        stop_locked(s);
+        cenote_stream_stop(s);
         return status;
     }
-    slot->state = SLOT_HELD;
-    s->taken++;
-    *out_panel = slot->panel;
+    if (cn_reader_under_way(s->reader) == 0)
+        /* nothing is under way and nothing can be: waiting would never end */
+        return cenote_error_set(err, CENOTE_E_INVAL,
+                                "all %u slots are held: release a panel before the next one",
+                                s->slot_count);
+    uint64_t begin_ns = os->ops->clock_ns(os);
+    collect(s, true);
+    atomic_fetch_add_explicit(&s->weights->wait_ns, os->ops->clock_ns(os) - begin_ns,
+                              memory_order_relaxed);
     return CENOTE_OK;
 }
 
 cenote_status cenote_stream_next(cenote_stream *stream, cenote_panel *out_panel, cenote_error *err)
 {
+    struct cenote_stream *s = stream;
     cenote_panel panel;
-    pthread_mutex_lock(&stream->lock);
-    cenote_status status = next_locked(stream, &panel, err);
-    pthread_mutex_unlock(&stream->lock);
-    if (status != CENOTE_OK)
-        return status;
-    atomic_fetch_add_explicit(&stream->weights->bytes_used, panel.row_count * panel.row_bytes,
+    if (s->taking_left == 0 && s->taking.visit < s->visit_count) {
+        leave_matrix(s);
+        enter_matrix(s, s->taking.visit + 1);
+    }
+    if (s->taking.visit >= s->visit_count)
+        return cenote_error_set(err, CENOTE_E_NOTFOUND, "the program is over");
+    for (;;) {
+        read_ahead(s);
+        collect(s, false);
+        if (take_read(s, &panel) || take_resident(s, &panel))
+            break;
+        cenote_status status = wait_for_read(s, err);
+        if (status != CENOTE_OK)
+            return status;
+    }
+    s->taking_left--;
+    atomic_fetch_add_explicit(&s->weights->bytes_used, panel.row_count * panel.row_bytes,
                               memory_order_relaxed);
     *out_panel = panel;
     return CENOTE_OK;
@@ -497,15 +564,10 @@ cenote_status cenote_stream_next(cenote_stream *stream, cenote_panel *out_panel,
 
 void cenote_stream_release(cenote_stream *stream, const cenote_panel *panel)
 {
-    struct cenote_stream *s = stream;
     uint32_t index = panel->slot & SLOT_MASK;
-    pthread_mutex_lock(&s->lock);
     /* a panel of a program that was stopped: its slot is free already, or another's */
-    if (panel->slot >> SLOT_BITS == s->generation) {
-        assert(index < s->slot_count && s->slots[index].state == SLOT_HELD);
-        s->slots[index].state = SLOT_FREE;
-        s->free_slots[s->free_count++] = index;
-        pthread_cond_signal(&s->work);
-    }
-    pthread_mutex_unlock(&s->lock);
+    if (panel->slot >> SLOT_BITS != stream->generation || index == SLOT_RESIDENT)
+        return;
+    assert(index < stream->slot_count && stream->slots[index].state == SLOT_HELD);
+    free_slot(stream, index);
 }

@@ -63,6 +63,7 @@ static cenote_status open_file(struct cenote_weights *w, cenote_budget *budget,
         return cn_weights_error(err, status, path, NULL, "no such file, but the index names it");
     if (status != CENOTE_OK)
         return status;
+    w->fds[index] = w->files[index].fd;
     w->file_count++;
     struct cn_safetensors_source source = {
         .budget = budget, .file = &w->files[index], .file_index = index, .buffer = w->buffer};
@@ -100,7 +101,9 @@ static cenote_status open_all(struct cenote_weights *w, cenote_budget *budget, c
         return status;
     w->files = cn_arena_alloc(w->table.text_arena, shards.count * sizeof w->files[0],
                               _Alignof(struct cn_file), err);
-    if (w->files == NULL)
+    w->fds =
+        cn_arena_alloc(w->table.text_arena, shards.count * sizeof w->fds[0], _Alignof(int), err);
+    if (w->files == NULL || w->fds == NULL)
         status = err->status;
     while (status == CENOTE_OK && w->file_count < shards.count)
         status = open_file(w, budget, &shards, io_mode, err);
@@ -260,6 +263,6 @@ void cenote_weights_stats_get(const cenote_weights *weights, cenote_weights_stat
         .retry_count = atomic_load_explicit(&c->retry_count, memory_order_relaxed),
         .wait_ns = atomic_load_explicit(&weights->wait_ns, memory_order_relaxed),
         .direct = direct,
-        .engine = "pread",
+        .engine = weights->engine != NULL ? weights->engine : "pread",
     };
 }

@@ -13,11 +13,13 @@ struct cenote_weights {
     struct cn_table table; /* holds this struct as well, in its text arena */
     struct cn_file *files;
     uint32_t file_count; /* files that are open */
+    int *fds;            /* of the files */
     void *buffer;        /* headers at open, then small reads: CN_JSON_PIECE_BYTES */
     pthread_mutex_t buffer_lock;
     struct cn_file_counters counters;
     _Atomic uint64_t bytes_used;
     _Atomic uint64_t wait_ns;
+    const char *engine; /* of the last stream made */
 };
 
 #endif

@@ -17,7 +17,14 @@
 #include "checkpoint.h"
 #include "weights_fixture.h"
 
-enum { ROUNDS = 60, TENSORS_MAX = 40, SHARDS_MAX = 5, ITEMS_MAX = 12, HELD_MAX = 6 };
+enum {
+    ROUNDS = 60,
+    TENSORS_MAX = 40,
+    SHARDS_MAX = 5,
+    ITEMS_MAX = 12,
+    HELD_MAX = 6,
+    PANELS_MAX = 4096
+};
 
 static uint64_t random_state;
 
@@ -112,14 +119,15 @@ static void check_table(const struct model *m, cenote_weights *weights, bool wit
     }
 }
 
-/* The naive model of a program: panel by panel. */
+/* The naive model of a program: matrix by matrix, the panels of one in any order. */
 struct walk {
     const struct model *m;
     const cenote_stream_item *items;
     const uint32_t *item_tensors;
     uint32_t item_count;
     uint32_t item;
-    uint64_t row;
+    uint64_t rows_taken;
+    bool seen[PANELS_MAX];
 };
 
 static uint64_t rows_of(const struct test_tensor *t)
@@ -130,20 +138,25 @@ static uint64_t rows_of(const struct test_tensor *t)
 static void walk_check(struct walk *w, const cenote_panel *panel)
 {
     const struct test_tensor *t = &w->m->tensors[w->item_tensors[w->item]];
-    while (test_tensor_bytes(t) == 0 || w->row == rows_of(t)) {
+    while (test_tensor_bytes(t) == 0 || w->rows_taken == rows_of(t)) {
         w->item = (w->item + 1) % w->item_count;
-        w->row = 0;
+        w->rows_taken = 0;
+        memset(w->seen, 0, sizeof w->seen);
         t = &w->m->tensors[w->item_tensors[w->item]];
     }
-    uint64_t left = rows_of(t) - w->row;
+    uint64_t left = rows_of(t) - panel->row_first;
     uint32_t rows = w->items[w->item].rows_per_panel;
     assert_int_equal(panel->item_index, w->item);
-    assert_int_equal(panel->row_first, w->row);
+    assert_int_equal(panel->row_first % rows, 0);
+    assert_in_range(panel->row_first / rows, 0, PANELS_MAX - 1);
+    assert_false(w->seen[panel->row_first / rows]);
+    w->seen[panel->row_first / rows] = true;
     assert_int_equal(panel->row_count, left < rows ? left : rows);
     uint64_t bytes = panel->row_count * panel->row_bytes;
     assert_int_equal(panel->row_bytes * rows_of(t), test_tensor_bytes(t));
-    assert_int_equal(test_tensor_mismatch(t, w->row * panel->row_bytes, panel->data, bytes), bytes);
-    w->row += panel->row_count;
+    assert_int_equal(
+        test_tensor_mismatch(t, panel->row_first * panel->row_bytes, panel->data, bytes), bytes);
+    w->rows_taken += panel->row_count;
 }
 
 static uint64_t program_make(const struct model *m, cenote_weights *weights,
@@ -201,7 +214,8 @@ static void check_stream(const struct model *m, cenote_weights *weights, cenote_
     cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
     options.panel_bytes_max = program_make(m, weights, items, item_tensors, count, &per_pass);
     options.slot_count = 2 + pick(8);
-    options.thread_count = pick(5);
+    options.depth = pick(5);
+    options.engine = pick(2) == 0 ? CENOTE_ENGINE_AUTO : CENOTE_ENGINE_PREAD;
     if (per_pass == 0)
         return;
     cenote_pool *pool = test_pool_create(budget);
@@ -209,7 +223,7 @@ static void check_stream(const struct model *m, cenote_weights *weights, cenote_
     cenote_error err;
     assert_int_equal(cenote_stream_create(weights, pool, &options, &stream, &err), CENOTE_OK);
     assert_int_equal(cenote_stream_start(stream, items, count, passes, &err), CENOTE_OK);
-    struct walk walk = {m, items, item_tensors, count, 0, 0};
+    struct walk walk = {.m = m, .items = items, .item_tensors = item_tensors, .item_count = count};
     run_program(stream, &walk, per_pass * passes, options.slot_count);
     cenote_stream_destroy(stream);
     assert_int_equal(cenote_pool_destroy(pool), 0);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Many readers, few slots, a consumer that dawdles, stops, restarts and meets faults, while other
- * threads read small things of the same checkpoint: run it under ThreadSanitizer. */
+/* Many reads under way, few slots, a consumer that dawdles, stops, restarts and meets faults, while
+ * other threads read small things of the same checkpoint: run it under ThreadSanitizer. */
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -21,7 +21,7 @@
 #include "os/fake/fake.h"
 #include "weights_fixture.h"
 
-enum { TENSORS = 4, ROUNDS = 150, SLOTS = 5, READERS = 8, SMALL_READERS = 2 };
+enum { TENSORS = 4, ROUNDS = 150, SLOTS = 5, SMALL_READERS = 2 };
 
 static const struct test_tensor tensors[TENSORS] = {
     {"a", "BF16", {61, 40}, 2, 1},
@@ -41,7 +41,7 @@ struct scene {
     atomic_uint small_reads;
 };
 
-static void scene_make(struct scene *s, struct cn_os *os)
+static void scene_make(struct scene *s, struct cn_os *os, cenote_io_engine engine)
 {
     char path[600];
     test_folder_create(TEST_SCRATCH_DIR, s->folder, sizeof s->folder);
@@ -50,7 +50,10 @@ static void scene_make(struct scene *s, struct cn_os *os)
     s->budget = test_budget_create(64u << 20, os);
     s->weights = test_weights_open(s->budget, path, CENOTE_IO_AUTO);
     s->pool = test_pool_create(s->budget);
-    cenote_stream_options options = {CENOTE_STREAM_OPTIONS_VERSION, 4096, SLOTS, READERS};
+    cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
+    options.panel_bytes_max = 4096;
+    options.slot_count = SLOTS;
+    options.engine = engine;
     cenote_error err;
     if (cenote_stream_create(s->weights, s->pool, &options, &s->stream, &err) != CENOTE_OK)
         fail_msg("%s", err.message);
@@ -125,7 +128,7 @@ static void test_stop_and_start(void **state)
 {
     (void)state;
     static struct scene s;
-    scene_make(&s, NULL);
+    scene_make(&s, NULL, CENOTE_ENGINE_PREAD);
     pthread_t threads[SMALL_READERS];
     for (int i = 0; i < SMALL_READERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, small_reader, &s), 0);
@@ -152,7 +155,7 @@ static void test_faults_among_threads(void **state)
     (void)state;
     struct cn_fake *fake = cn_fake_create();
     static struct scene s;
-    scene_make(&s, cn_fake_os(fake));
+    scene_make(&s, cn_fake_os(fake), CENOTE_ENGINE_PREAD);
     unsigned random = 9;
     unsigned errors = 0;
     for (uint32_t round = 0; round < ROUNDS; round++) {
@@ -182,7 +185,7 @@ static void test_destroy_at_once(void **state)
     for (uint32_t round = 0; round < 40; round++) {
         static struct scene s;
         unsigned random = round;
-        scene_make(&s, NULL);
+        scene_make(&s, NULL, CENOTE_ENGINE_PREAD);
         assert_int_equal(cenote_stream_start(s.stream, s.items, TENSORS, 100, NULL), CENOTE_OK);
         assert_int_equal(take(&s, round % 7, 2, &random), CENOTE_OK);
         scene_end(&s);

@@ -28,15 +28,15 @@ static void test_options(void **state)
     AT(cenote_kv_options, dtype, 24);
     SIZE(cenote_weights_options, 8);
     AT(cenote_weights_options, io_mode, 4);
-    SIZE(cenote_stream_options, 24);
+    SIZE(cenote_stream_options, 40);
     AT(cenote_stream_options, panel_bytes_max, 8);
-    AT(cenote_stream_options, thread_count, 20);
+    AT(cenote_stream_options, depth, 20);
     SIZE(cenote_stream_item, 8);
     assert_int_equal(CENOTE_BUDGET_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_POOL_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_KV_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_WEIGHTS_OPTIONS_VERSION, 1);
-    assert_int_equal(CENOTE_STREAM_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_STREAM_OPTIONS_VERSION, 2);
 }
 
 static void test_reports(void **state)
@@ -54,8 +54,10 @@ static void test_reports(void **state)
     AT(cenote_tensor_info, size_bytes, 96);
     SIZE(cenote_weights_stats, 56);
     AT(cenote_weights_stats, engine, 48);
-    SIZE(cenote_panel, 48);
-    AT(cenote_panel, slot, 40);
+    SIZE(cenote_panel, 56);
+    AT(cenote_panel, row_first, 24);
+    AT(cenote_panel, slot, 48);
+    SIZE(cenote_resident_stats, 40);
 }
 
 static void test_values(void **state)

@@ -137,7 +137,46 @@ static void test_more_memory_buys_more(void **state)
     assert_true(before.fits);
     assert_int_equal(before.prefill_weight_passes, 1);
     assert_int_equal(before.max_tokens, 512);
-    assert_true(before.staging_bytes >= 30u * MIB);
+    assert_int_equal(before.slot_count, 8);
+}
+
+/* What is left holds weights: all that a budget has above the smallest, but 8 MiB; in each phase
+ * no more than there is room for. */
+static void test_the_rest_is_resident(void **state)
+{
+    struct fixture *fixture = *state;
+    qwen_shape shape = picture_shape(32, 64);
+    qwen_model *model = &fixture->model;
+    uint64_t weights = model->layers_weight_bytes + model->head_weight_bytes;
+    model->whole_plain_bytes = weights + weights / 500;
+    model->whole_packed_bytes = weights * 19 / 25;
+    for (int unpacked = 0; unpacked < 2; unpacked++) {
+        shape.unpacked = unpacked;
+        uint64_t smallest = plan_for(fixture, &shape, 1).smallest_bytes;
+        uint64_t read_before = UINT64_MAX;
+        for (uint64_t limit = smallest; limit <= 5ull << 30; limit += 37 * MIB) {
+            qwen_plan plan = plan_for(fixture, &shape, limit);
+            uint64_t stays = sum(&plan) - plan.image_bytes - plan.activation_bytes;
+            assert_true(sum(&plan) + plan.resident_vision_bytes <= limit);
+            assert_true(stays + plan.image_bytes + plan.prefill_bytes +
+                            plan.resident_prefill_bytes <=
+                        limit);
+            assert_true(stays + plan.token_bytes + plan.resident_bytes <= limit);
+            assert_true(plan.resident_vision_bytes <= plan.resident_prefill_bytes);
+            assert_true(plan.resident_prefill_bytes <= plan.resident_bytes);
+            uint64_t held = plan.weight_bytes_per_token - plan.bytes_per_token;
+            uint64_t promised = limit < smallest + 8 * MIB ? 0 : limit - smallest - 8 * MIB;
+            uint64_t tables = unpacked ? promised / 400 : 0; /* page tables, 1/512 */
+            assert_true(held >= (promised < weights ? promised - tables : weights));
+            assert_true(plan.bytes_per_token <= read_before);
+            read_before = plan.bytes_per_token;
+            if (unpacked)
+                assert_int_equal(plan.resident_encoding, CENOTE_ENCODING_PLAIN);
+        }
+        qwen_plan all = plan_for(fixture, &shape, 6ull << 30);
+        assert_int_equal(all.resident_encoding, CENOTE_ENCODING_PLAIN);
+        assert_int_equal(all.resident_bytes, model->whole_plain_bytes);
+    }
 }
 
 static void test_bytes_follow_the_passes(void **state)
@@ -212,6 +251,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_smallest_is_sharp, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_issue_bound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_more_memory_buys_more, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_rest_is_resident, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bytes_follow_the_passes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_kv_type_halves_the_cache, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),

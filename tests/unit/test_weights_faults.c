@@ -116,7 +116,9 @@ static cenote_status use_stream(cenote_weights *weights, cenote_budget *budget, 
     cenote_status status = cenote_pool_create(budget, &pool_options, &pool, err);
     if (status != CENOTE_OK)
         return status;
-    cenote_stream_options options = {CENOTE_STREAM_OPTIONS_VERSION, PANEL_MAX, 3, 1};
+    cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
+    options.panel_bytes_max = PANEL_MAX;
+    options.slot_count = 3;
     cenote_stream_item items[TENSORS];
     for (uint32_t i = 0; i < TENSORS; i++)
         items[i] =
@@ -358,7 +360,9 @@ static void test_restart_after_error(void **state)
     world_make(&w, PATH, CN_FAKE_DIRECT_WORKS, CENOTE_IO_AUTO);
     cenote_weights *weights = test_weights_open(w.budget, PATH, CENOTE_IO_AUTO);
     cenote_pool *pool = test_pool_create(w.budget);
-    cenote_stream_options options = {CENOTE_STREAM_OPTIONS_VERSION, PANEL_MAX, 3, 2};
+    cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
+    options.panel_bytes_max = PANEL_MAX;
+    options.slot_count = 3;
     cenote_stream *stream;
     cenote_error err;
     assert_int_equal(cenote_stream_create(weights, pool, &options, &stream, &err), CENOTE_OK);

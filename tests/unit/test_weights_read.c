@@ -166,7 +166,9 @@ static size_t pages_cached(const char *file_path)
 static void stream_all(cenote_weights *weights)
 {
     cenote_pool *pool = test_pool_create(budget);
-    cenote_stream_options options = {CENOTE_STREAM_OPTIONS_VERSION, 50000, 4, 3};
+    cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
+    options.panel_bytes_max = 50000;
+    options.slot_count = 4;
     cenote_stream *stream;
     cenote_error err;
     assert_int_equal(cenote_stream_create(weights, pool, &options, &stream, &err), CENOTE_OK);
