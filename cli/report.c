@@ -76,20 +76,33 @@ static json_t *memory_json(const struct cli_run_report *report)
     return NULL;
 }
 
+static json_t *reals_json(const double *values, uint32_t count)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < count; i++)
+        if (json_array_append_new(array, REAL(values[i])) != 0) {
+            json_decref(array);
+            return NULL;
+        }
+    return array;
+}
+
 static json_t *io_json(const struct cli_run_report *report)
 {
     cenote_weights_stats stats;
     cenote_weights_stats_get(qwen_model_weights(report->model), &stats);
     const qwen_result *result = report->result;
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:o, s:o, s:o, s:o}", "weight_bytes_read",
-                     COUNT(result->weight_bytes_read), "bytes_read_decode",
-                     COUNT(result->bytes_read_decode), "bytes_read_per_token",
-                     COUNT(result->bytes_read_per_token), "seconds_waiting_decode",
-                     REAL(result->seconds_waiting_decode), "prefill_weight_passes",
-                     COUNT(result->prefill_weight_passes), "engine", stats.engine, "direct",
-                     (int)stats.direct, "seconds_waiting", REAL(result->seconds_waiting),
-                     "read_count", COUNT(stats.read_count), "retry_count", COUNT(stats.retry_count),
-                     "process_disk_read_bytes", COUNT(report->process.disk_read_bytes));
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:o, s:o, s:o, s:o}", "weight_bytes_read",
+        COUNT(result->weight_bytes_read), "bytes_read_decode", COUNT(result->bytes_read_decode),
+        "bytes_read_per_token", COUNT(result->bytes_read_per_token), "seconds_waiting_decode",
+        REAL(result->seconds_waiting_decode), "seconds_waiting_start",
+        REAL(result->seconds_waiting_start), "seconds_waiting_by_layer",
+        reals_json(result->layer_waiting_s, result->layer_waiting_count), "prefill_weight_passes",
+        COUNT(result->prefill_weight_passes), "engine", stats.engine, "direct", (int)stats.direct,
+        "seconds_waiting", REAL(result->seconds_waiting), "read_count", COUNT(stats.read_count),
+        "retry_count", COUNT(stats.retry_count), "process_disk_read_bytes",
+        COUNT(report->process.disk_read_bytes));
 }
 
 static json_t *time_json(const struct cli_run_report *report)

@@ -137,10 +137,12 @@ typedef struct cenote_weights_stats {
     uint64_t bytes_used; /**< weight bytes handed out (panels and small reads), as in the files */
     uint64_t bytes_read; /**< bytes asked of the kernel for them, alignment included */
     uint64_t read_count;
-    uint64_t retry_count; /**< EIO and short reads that were tried again */
-    uint64_t wait_ns;     /**< time that consumers of streams waited for a panel */
-    bool direct;          /**< every file is read with O_DIRECT */
-    const char *engine;   /**< of the last stream made: "io_uring" or "pread"; "pread" before */
+    uint64_t retry_count;   /**< EIO and short reads that were tried again */
+    uint64_t wait_ns;       /**< time that consumers of streams waited for a panel */
+    uint64_t wait_start_ns; /**< of that: for the first panel after a start, when nothing could have
+                                 been read ahead */
+    bool direct;            /**< every file is read with O_DIRECT */
+    const char *engine;     /**< of the last stream made: "io_uring" or "pread"; "pread" before */
 } cenote_weights_stats;
 CENOTE_API void cenote_weights_stats_get(const cenote_weights *weights,
                                          cenote_weights_stats *out_stats);

@@ -227,8 +227,11 @@ static cenote_status run_phases(qwen_session *session, qwen_job *job, qwen_resul
         status = cenote_resident_resize(run->resident_rows, run->plan->resident_bytes, err);
     cenote_weights_stats before, after;
     cenote_weights_stats_get(run->model->weights, &before);
+    run->layer_waiting_s = job->layer_waiting_s;
+    run->waited_ns = before.wait_ns;
     if (status == CENOTE_OK)
         status = decode(run, job, &sampler, out_end, err);
+    run->layer_waiting_s = NULL;
     result->decode_s = seconds_now() - filled;
     cenote_weights_stats_get(run->model->weights, &after);
     result->bytes_read_decode = after.bytes_read - before.bytes_read;
@@ -262,6 +265,9 @@ static void fill_result(qwen_job *job, const qwen_plan *plan, cenote_status stat
     result->text = job->text != NULL ? job->text : "";
     result->weight_bytes_read = after.bytes_read - before->bytes_read;
     result->prefill_weight_passes = plan->prefill_weight_passes;
+    result->layer_waiting_s = job->layer_waiting_s;
+    result->layer_waiting_count = job->model->config.text.layer_count + 1;
+    result->seconds_waiting_start = 1e-9 * (double)(after.wait_start_ns - before->wait_start_ns);
     result->seconds_waiting = 1e-9 * (double)(after.wait_ns - before->wait_ns);
 }
 

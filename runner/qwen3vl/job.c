@@ -170,6 +170,10 @@ cenote_status qwen_job_create(qwen_model *model, const qwen_request *request, qw
         return cenote_error_set(err, CENOTE_E_NOMEM, "no memory for a request");
     job->model = model;
     job->request = request;
+    job->layer_waiting_s =
+        calloc(model->config.text.layer_count + 1u, sizeof *job->layer_waiting_s);
+    if (job->layer_waiting_s == NULL)
+        status = cenote_error_set(err, CENOTE_E_NOMEM, "no memory for a request");
     for (uint32_t i = 0; status == CENOTE_OK && i < request->image_count; i++)
         status = probe_image(job, i, err);
     if (status == CENOTE_OK)
@@ -197,6 +201,7 @@ void qwen_job_destroy(qwen_job *job)
         return;
     qwen_ids_fini(&job->prompt);
     qwen_ids_fini(&job->produced);
+    free(job->layer_waiting_s);
     free(job->text);
     free(job);
 }

@@ -18,6 +18,7 @@ struct qwen_job {
     uint32_t span_count;
     volatile sig_atomic_t cancelled;
 
+    double *layer_waiting_s; /* [layers + 1], of decoding */
     qwen_ids produced;
     qwen_detokenizer detokenizer;
     const qwen_events *events; /* of the run under way */

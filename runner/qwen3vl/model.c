@@ -12,8 +12,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PANEL_BYTES_AIM  (1u << 20)
-#define PANEL_ROWS_GRAIN 16u
+/* Panels of 1 MiB keep a disk busy; of a small model a 128th, so that a ring of them is a small
+ * part of it. */
+#define PANEL_BYTES_MOST  (1u << 20)
+#define PANEL_BYTES_LEAST (64u << 10)
+#define PANELS_AIM        128u
+#define PANEL_ROWS_GRAIN  16u
 /* The released tokenizer needs some 10 MiB; a hostile one must not have the machine. */
 #define TABLES_BYTES_MAX (512u << 20)
 
@@ -21,6 +25,7 @@
 
 struct binder {
     qwen_model *model;
+    uint64_t panel_bytes_aim;
     cenote_error *err;
     enum qwen_tensor_class class_id;
     cenote_status status; /* the first failure; later lookups do nothing */
@@ -105,10 +110,21 @@ static void bind_vector(struct binder *binder, qwen_vector *vector, uint32_t cou
     binder->model->resident_floats += (count + 15u) / 16u * 16u;
 }
 
+static uint64_t panel_bytes_aim(const cenote_weights *weights)
+{
+    uint64_t total_bytes = 0; /* no overflow: of files that exist */
+    for (uint32_t i = 0; i < cenote_weights_count(weights); i++)
+        total_bytes += cenote_weights_tensor(weights, i)->size_bytes;
+    uint64_t aim = PANEL_BYTES_LEAST;
+    while (aim < PANEL_BYTES_MOST && aim < total_bytes / PANELS_AIM)
+        aim *= 2;
+    return aim;
+}
+
 static void set_panel(struct binder *binder, qwen_linear *linear)
 {
     uint64_t row_bytes = linear->k * cenote_dtype_bytes(linear->dtype);
-    uint64_t rows = PANEL_BYTES_AIM / row_bytes / PANEL_ROWS_GRAIN * PANEL_ROWS_GRAIN;
+    uint64_t rows = binder->panel_bytes_aim / row_bytes / PANEL_ROWS_GRAIN * PANEL_ROWS_GRAIN;
     if (rows < PANEL_ROWS_GRAIN)
         rows = PANEL_ROWS_GRAIN;
     if (rows > linear->n)
@@ -372,7 +388,10 @@ static cenote_status bind_all(qwen_model *model, cenote_error *err)
     cenote_status status = alloc_tables(model, err);
     if (status != CENOTE_OK)
         return status;
-    struct binder binder = {.model = model, .err = err, .status = CENOTE_OK};
+    struct binder binder = {.model = model,
+                            .panel_bytes_aim = panel_bytes_aim(model->weights),
+                            .err = err,
+                            .status = CENOTE_OK};
     bind_text(&binder);
     bind_vision(&binder);
     if (binder.status == CENOTE_OK) {

@@ -192,6 +192,9 @@ typedef struct qwen_result {
     uint32_t resident_refused_panels; /**< that 12 bits could not hold */
     double seconds_waiting;           /**< for reads, whole run */
     double seconds_waiting_decode;
+    double seconds_waiting_start;  /**< whole run: for first reads, before any could be ahead */
+    const double *layer_waiting_s; /**< the job's: decode, by layer; the head is the last */
+    uint32_t layer_waiting_count;
     uint64_t page_table_peak_bytes; /**< most VmPTE at the end of a phase */
 } qwen_result;
 

@@ -48,6 +48,16 @@ void qwen_run_note_page_tables(qwen_run *run)
         run->page_table_peak_bytes = process.page_table_bytes;
 }
 
+void qwen_run_note_waits(qwen_run *run, uint32_t layer)
+{
+    if (run->layer_waiting_s == NULL)
+        return;
+    cenote_weights_stats stats;
+    cenote_weights_stats_get(run->model->weights, &stats);
+    run->layer_waiting_s[layer] += 1e-9 * (double)(stats.wait_ns - run->waited_ns);
+    run->waited_ns = stats.wait_ns;
+}
+
 void qwen_run_stage(const qwen_run *run, const char *name, int number, uint64_t index,
                     const float *values, uint64_t rows, uint64_t columns)
 {

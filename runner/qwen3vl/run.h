@@ -46,6 +46,8 @@ typedef struct qwen_run {
     uint64_t progress_total;
     uint64_t progress_last_ns;
     uint64_t page_table_peak_bytes;
+    double *layer_waiting_s; /**< [layers + 1] of decoding; NULL outside of it */
+    uint64_t waited_ns;      /**< when a layer was last charged its waits */
 } qwen_run;
 
 /** The right-hand side of one product: rows a [m][k], result c [m][n]. */
@@ -82,6 +84,8 @@ uint64_t qwen_now_ns(void);
 void qwen_run_phase(qwen_run *run, qwen_phase phase, uint64_t total);
 /** Counts @p step units; calls the callback about ten times a second. */
 void qwen_run_advance(qwen_run *run, uint64_t step);
+/** Charges what was waited for reads since the last call to a layer; the head is the last one. */
+void qwen_run_note_waits(qwen_run *run, uint32_t layer);
 /** Looks at the page tables; called where a phase holds the most. The kernel keeps a peak of the
  *  resident set (VmHWM) and none of them. */
 void qwen_run_note_page_tables(qwen_run *run);

@@ -307,6 +307,7 @@ cenote_status qwen_text_chunk(qwen_run *run, const qwen_text_buffers *buffers,
             status = mlp_half(run, buffers, chunk, layer, err);
         if (status != CENOTE_OK)
             return status;
+        qwen_run_note_waits(run, layer);
         qwen_run_stage(run, "layer", (int)layer, chunk->first, residual, chunk->count,
                        run->model->config.text.hidden);
         inject_deepstack(run, buffers, chunk, layer);
@@ -331,5 +332,7 @@ cenote_status qwen_text_logits(qwen_run *run, const qwen_text_buffers *buffers, 
         .m = 1,
         .decode = true,
     };
-    return qwen_run_linear(run, &model->head, &rows, err);
+    cenote_status status = qwen_run_linear(run, &model->head, &rows, err);
+    qwen_run_note_waits(run, text->layer_count);
+    return status;
 }

@@ -82,6 +82,7 @@ struct cenote_stream {
     struct place cursor;
     struct place taking;  /* .panel: the next resident one */
     uint32_t taking_left; /* panels of that matrix still to be taken */
+    bool started;         /* a panel was read since the start */
     bool failed;
     cenote_error error;
 };
@@ -351,6 +352,7 @@ void cenote_stream_stop(cenote_stream *stream)
     cn_reader_drain(s->reader);
     leave_matrix(s);
     s->visit_count = 0;
+    s->started = false;
     s->taking = (struct place){0};
     s->taking_left = 0;
     s->failed = false;
@@ -370,6 +372,7 @@ void cenote_stream_forget_ahead(cenote_stream *stream)
     assert(s->taking_left == s->taking.cut.panels);
     assert(s->queue_count + s->free_count == s->slot_count);
     slots_reset(s);
+    s->started = false;
     s->taking.panel = 0;
     s->cursor = s->taking;
 }
@@ -484,6 +487,7 @@ static bool take_read(struct cenote_stream *s, cenote_panel *out_panel)
     s->queue_count--;
     memmove(&s->queue[at], &s->queue[at + 1], (s->queue_count - at) * sizeof *s->queue);
     slot->state = SLOT_HELD;
+    s->started = true;
     *out_panel = slot->panel;
     if (s->taking.resident_first == CN_RESIDENT_NONE)
         return true;
@@ -531,8 +535,10 @@ static cenote_status wait_for_read(struct cenote_stream *s, cenote_error *err)
                                 s->slot_count);
     uint64_t begin_ns = os->ops->clock_ns(os);
     collect(s, true);
-    atomic_fetch_add_explicit(&s->weights->wait_ns, os->ops->clock_ns(os) - begin_ns,
-                              memory_order_relaxed);
+    uint64_t waited_ns = os->ops->clock_ns(os) - begin_ns;
+    atomic_fetch_add_explicit(&s->weights->wait_ns, waited_ns, memory_order_relaxed);
+    if (!s->started)
+        atomic_fetch_add_explicit(&s->weights->wait_start_ns, waited_ns, memory_order_relaxed);
     return CENOTE_OK;
 }
 

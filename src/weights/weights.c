@@ -262,6 +262,7 @@ void cenote_weights_stats_get(const cenote_weights *weights, cenote_weights_stat
         .read_count = atomic_load_explicit(&c->read_count, memory_order_relaxed),
         .retry_count = atomic_load_explicit(&c->retry_count, memory_order_relaxed),
         .wait_ns = atomic_load_explicit(&weights->wait_ns, memory_order_relaxed),
+        .wait_start_ns = atomic_load_explicit(&weights->wait_start_ns, memory_order_relaxed),
         .direct = direct,
         .engine = weights->engine != NULL ? weights->engine : "pread",
     };

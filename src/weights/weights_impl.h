@@ -19,6 +19,7 @@ struct cenote_weights {
     struct cn_file_counters counters;
     _Atomic uint64_t bytes_used;
     _Atomic uint64_t wait_ns;
+    _Atomic uint64_t wait_start_ns;
     const char *engine; /* of the last stream made */
 };
 

@@ -52,8 +52,8 @@ static void test_reports(void **state)
     AT(cenote_tensor_info, shape, 16);
     AT(cenote_tensor_info, offset_bytes, 88);
     AT(cenote_tensor_info, size_bytes, 96);
-    SIZE(cenote_weights_stats, 56);
-    AT(cenote_weights_stats, engine, 48);
+    SIZE(cenote_weights_stats, 64);
+    AT(cenote_weights_stats, engine, 56);
     SIZE(cenote_panel, 56);
     AT(cenote_panel, row_first, 24);
     AT(cenote_panel, slot, 48);
