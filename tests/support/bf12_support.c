@@ -40,8 +40,7 @@ void bf12_fill_normal(uint16_t *data, uint64_t rows, uint64_t columns, unsigned 
     }
 }
 
-cenote_status bf12_pack(const uint16_t *data, uint64_t rows, uint64_t columns,
-                        bf12_packed *out_packed)
+cenote_status bf12_pack(const void *data, uint64_t rows, uint64_t columns, bf12_packed *out_packed)
 {
     uint64_t bytes = 0, room = cenote_bf12_bytes_max(rows, columns);
     unsigned char *scratch = aligned_alloc(64, room);

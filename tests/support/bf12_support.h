@@ -22,8 +22,7 @@ typedef struct bf12_packed {
 } bf12_packed;
 
 /** @return the encoder's status; on failure there is nothing to free. */
-cenote_status bf12_pack(const uint16_t *data, uint64_t rows, uint64_t columns,
-                        bf12_packed *out_packed);
+cenote_status bf12_pack(const void *data, uint64_t rows, uint64_t columns, bf12_packed *out_packed);
 
 /** Element [row][column], from the description. */
 uint16_t bf12_element_at(const unsigned char *packed, uint64_t row, uint64_t column);

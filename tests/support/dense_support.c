@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "bf12_support.h"
+
 #define MARK 12345.0f
 
 bool dense_rig_open(dense_rig *rig, qwen_isa isa, unsigned thread_count, uint64_t k_max)
@@ -110,6 +112,18 @@ void dense_case_init(dense_case *test, const dense_shape *shape, uint64_t seed)
     assert_non_null(test->c);
 }
 
+void dense_case_scatter(dense_case *test, unsigned per_1000, uint64_t seed)
+{
+    uint64_t state = seed * 2 + 1;
+    for (uint64_t i = 0; i < test->shape.n * test->shape.k; i++) {
+        uint64_t bits = random_next(&state);
+        uint16_t half = (uint16_t)((bits & 0x807f) | (118 + (bits >> 16) % 10) << 7);
+        if (random_next(&state) % 1000 < per_1000)
+            half = (uint16_t)bits;
+        memcpy(test->w + i * 2, &half, 2);
+    }
+}
+
 void dense_case_fini(dense_case *test)
 {
     free(test->a);
@@ -155,6 +169,25 @@ void dense_weight_set(dense_case *test, uint64_t row, uint64_t index, uint16_t h
 
 /* ---- runs and checks ---- */
 
+static qwen_product product_of(const dense_case *test, uint64_t i, uint64_t call_rows, uint64_t j,
+                               uint64_t panel_rows)
+{
+    const dense_shape *shape = &test->shape;
+    return (qwen_product){
+        .a = test->a + i * test->a_stride,
+        .a_stride = test->a_stride,
+        .m = shape->m - i < call_rows ? shape->m - i : call_rows,
+        .k = shape->k,
+        .w = test->w + j * shape->k * weight_bytes(shape->dtype),
+        .w_dtype = shape->dtype,
+        .n = shape->n - j < panel_rows ? shape->n - j : panel_rows,
+        .bias = test->bias != NULL ? test->bias + j : NULL,
+        .c = test->c + i * test->c_stride + j,
+        .c_stride = test->c_stride,
+        .accumulate = shape->accumulate,
+    };
+}
+
 void dense_case_run(dense_case *test, qwen_kernels *kernels, dense_product_fn product,
                     uint64_t panel_rows, uint64_t call_rows)
 {
@@ -162,21 +195,36 @@ void dense_case_run(dense_case *test, qwen_kernels *kernels, dense_product_fn pr
     memcpy(test->c, test->c_before, shape->m * test->c_stride * sizeof *test->c);
     for (uint64_t j = 0; j < shape->n; j += panel_rows)
         for (uint64_t i = 0; i < shape->m; i += call_rows) {
-            qwen_product part = {
-                .a = test->a + i * test->a_stride,
-                .a_stride = test->a_stride,
-                .m = shape->m - i < call_rows ? shape->m - i : call_rows,
-                .k = shape->k,
-                .w = test->w + j * shape->k * weight_bytes(shape->dtype),
-                .w_dtype = shape->dtype,
-                .n = shape->n - j < panel_rows ? shape->n - j : panel_rows,
-                .bias = test->bias != NULL ? test->bias + j : NULL,
-                .c = test->c + i * test->c_stride + j,
-                .c_stride = test->c_stride,
-                .accumulate = shape->accumulate,
-            };
+            qwen_product part = product_of(test, i, call_rows, j, panel_rows);
             product(kernels, &part);
         }
+}
+
+bool dense_case_run_bf12(dense_case *test, qwen_kernels *kernels, dense_product_fn product,
+                         uint64_t panel_rows, uint64_t call_rows)
+{
+    const dense_shape *shape = &test->shape;
+    memcpy(test->c, test->c_before, shape->m * test->c_stride * sizeof *test->c);
+    for (uint64_t j = 0; j < shape->n; j += panel_rows) {
+        bf12_packed packed;
+        uint64_t rows = shape->n - j < panel_rows ? shape->n - j : panel_rows;
+        const unsigned char *w = test->w + j * shape->k * 2;
+        if (bf12_pack(w, rows, shape->k, &packed) != CENOTE_OK)
+            return false;
+        unsigned char *moved = malloc(packed.bytes + 1);
+        assert_non_null(moved);
+        unsigned odd = j / panel_rows % 2;
+        memcpy(moved + odd, packed.data, packed.bytes);
+        for (uint64_t i = 0; i < shape->m; i += call_rows) {
+            qwen_product part = product_of(test, i, call_rows, j, panel_rows);
+            part.w = moved + odd;
+            part.w_encoding = CENOTE_ENCODING_BF12;
+            product(kernels, &part);
+        }
+        free(moved);
+        free(packed.data);
+    }
+    return true;
 }
 
 static bool same_bits(float a, float b)

@@ -38,6 +38,9 @@ typedef struct dense_case {
 /** Operands of random sizes, a few of them denormal; buffers end where the data does, so that
  *  ASan sees a read too far. */
 void dense_case_init(dense_case *test, const dense_shape *shape, uint64_t seed);
+/** bf16 weights that the 12-bit form takes, but for @p per_1000 of any pattern: odd exponents,
+ *  infinities, NaNs. */
+void dense_case_scatter(dense_case *test, unsigned per_1000, uint64_t seed);
 void dense_case_fini(dense_case *test);
 
 /** Weight [row][index] as a float, widened by the plain definition of its dtype. */
@@ -49,6 +52,11 @@ void dense_weight_set(dense_case *test, uint64_t row, uint64_t index, uint16_t h
 typedef void (*dense_product_fn)(qwen_kernels *kernels, const qwen_product *product);
 void dense_case_run(dense_case *test, qwen_kernels *kernels, dense_product_fn product,
                     uint64_t panel_rows, uint64_t call_rows);
+
+/** As dense_case_run(), each panel in the 12-bit form, at an odd address half of the time. False
+ *  when one does not fit it. */
+bool dense_case_run_bf12(dense_case *test, qwen_kernels *kernels, dense_product_fn product,
+                         uint64_t panel_rows, uint64_t call_rows);
 
 /** Fails unless c is @p expected [m][n] to the bit (any NaN equals any other) and nothing beside
  *  it was written. */

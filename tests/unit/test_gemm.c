@@ -83,9 +83,9 @@ static void test_definition_is_near_the_sum(void **state)
 static void test_shapes(void **state)
 {
     static const uint64_t sizes[][3] = {
-        {1, 1, 1},      {1, 7, 3},      {2, 8, 16},    {3, 33, 17},   {5, 300, 16},
-        {6, 16, 31},    {7, 256, 33},   {11, 257, 48}, {12, 64, 32},  {13, 511, 49},
-        {24, 5, 64},    {25, 1000, 47}, {64, 513, 80}, {300, 70, 19}, {1, 600, 40},
+        {1, 1, 1},       {1, 7, 3},      {2, 8, 16},    {3, 33, 17},   {5, 300, 16},
+        {6, 16, 31},     {7, 256, 33},   {11, 257, 48}, {12, 64, 32},  {13, 511, 49},
+        {24, 5, 64},     {25, 1000, 47}, {64, 513, 80}, {300, 70, 19}, {1, 600, 40},
         {257, 260, 133}, {2, 300, 129},  {520, 12, 9},  {4, 3000, 16}, {30, 2, 300},
     };
     dense_rig rig;
@@ -198,6 +198,37 @@ static void test_every_half(void **state)
     dense_rig_close(&rig);
 }
 
+/* The 12-bit form beside the plain one: lengths below, at and between whole groups and steps of
+ * packing, panels of every number of strips and a part, threads. */
+static void test_bf12(void **state)
+{
+    static const uint64_t lengths[] = {1,   7,   31,  32,  33,  63,  64,  65,
+                                       100, 127, 128, 200, 256, 257, 320, 530};
+    for (unsigned threads = 1; threads <= 3; threads++) {
+        dense_rig rig;
+        open_or_skip(&rig, state, threads);
+        for (size_t i = 0; i < COUNT(lengths); i++) {
+            dense_shape shape = {1 + i * 5 % 40, lengths[i], 5 + i * 9, CENOTE_DTYPE_BF16,
+                                 i % 2,          i % 2 == 0, i % 3 == 0};
+
+            dense_case test;
+            dense_case_init(&test, &shape, i + threads);
+            dense_case_scatter(&test, 2, i + threads);
+            float *expected = defined(&test);
+            dense_case_run(&test, rig.kernels, qwen_gemm, shape.n, shape.m);
+            dense_case_check(&test, expected);
+            static const uint64_t panels[] = {1000, 16, 3};
+            for (size_t p = 0; p < COUNT(panels); p++) {
+                assert_true(dense_case_run_bf12(&test, rig.kernels, qwen_gemm, panels[p], shape.m));
+                dense_case_check(&test, expected);
+            }
+            free(expected);
+            dense_case_fini(&test);
+        }
+        dense_rig_close(&rig);
+    }
+}
+
 #define FOR_EACH_ISA(function)                                                                     \
     {#function ": portable", function, NULL, NULL, (void *)(uintptr_t)&isas[0]},                   \
         {#function ": avx2", function, NULL, NULL, (void *)(uintptr_t)&isas[1]},                   \
@@ -215,6 +246,7 @@ int main(void)
         FOR_EACH_ISA(test_threads_and_cuts_change_nothing),
         FOR_EACH_ISA(test_special_weights),
         FOR_EACH_ISA(test_every_half),
+        FOR_EACH_ISA(test_bf12),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

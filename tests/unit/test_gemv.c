@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "bf12_support.h"
 #include "dense_support.h"
 
 #define K_MAX        3000u
@@ -144,6 +145,130 @@ static void test_every_half(void **state)
     dense_rig_close(&rig);
 }
 
+/* ---- the 12-bit form ---- */
+
+/* The plain panel has the defined bits, the tests above say; so must the other one. */
+static void check_bf12(dense_rig *rig, const dense_shape *shape, unsigned escapes, uint64_t seed,
+                       uint64_t panel_rows)
+{
+    dense_case test;
+    dense_case_init(&test, shape, seed);
+    dense_case_scatter(&test, escapes, seed);
+    float *expected = defined(&test);
+    dense_case_run(&test, rig->kernels, qwen_gemv, panel_rows, 1);
+    dense_case_check(&test, expected);
+    assert_true(dense_case_run_bf12(&test, rig->kernels, qwen_gemv, panel_rows, 1));
+    dense_case_check(&test, expected);
+    free(expected);
+    dense_case_fini(&test);
+}
+
+static void test_bf12_every_tail(void **state)
+{
+    dense_rig rig;
+    open_or_skip(&rig, state, 1);
+    for (uint64_t k = 1; k <= 5 * CENOTE_BF12_GROUP; k++)
+        for (unsigned escapes = 1; escapes <= 9; escapes += 4) {
+            dense_shape shape = {1, k, 1 + k % 7, CENOTE_DTYPE_BF16, k % 2, k % 2 == 0, k % 3 == 0};
+            check_bf12(&rig, &shape, escapes, k + escapes, shape.n);
+        }
+    dense_rig_close(&rig);
+}
+
+static void test_bf12_long_rows(void **state)
+{
+    static const uint64_t lengths[] = {1024, 1029, 2048, 2080, 2999, 3000};
+    static const unsigned escapes[] = {1, 2, 3};
+    dense_rig rig;
+    open_or_skip(&rig, state, 2);
+    for (size_t i = 0; i < COUNT(lengths); i++)
+        for (size_t e = 0; e < COUNT(escapes); e++) {
+            dense_shape shape = {1, lengths[i], 21 + i, CENOTE_DTYPE_BF16, 1, true, i % 2 == 0};
+            check_bf12(&rig, &shape, escapes[e], i * 3 + e, shape.n);
+        }
+    dense_rig_close(&rig);
+}
+
+static void test_bf12_threads_and_cuts(void **state)
+{
+    static const uint64_t panels[] = {101, 16, 48, 1, 2, 7};
+    for (size_t t = 0; t < COUNT(thread_counts); t++) {
+        dense_rig rig;
+        open_or_skip(&rig, state, thread_counts[t]);
+        for (size_t i = 0; i < COUNT(panels); i++) {
+            dense_shape shape = {1, 333, 101, CENOTE_DTYPE_BF16, 1, true, true};
+            check_bf12(&rig, &shape, 2, i, panels[i]);
+        }
+        dense_rig_close(&rig);
+    }
+}
+
+/* A stranger's padding may be infinite: it meets nothing. */
+static void test_bf12_padding(void **state)
+{
+    dense_rig rig;
+    open_or_skip(&rig, state, 1);
+    for (uint64_t k = 1; k < 64; k += 7) {
+        dense_shape shape = {1, k, 5, CENOTE_DTYPE_BF16, 0, false, false};
+        dense_case test;
+        dense_case_init(&test, &shape, k);
+        dense_case_scatter(&test, 0, k);
+        float *expected = defined(&test);
+        bf12_packed packed;
+        assert_int_equal(bf12_pack(test.w, shape.n, k, &packed), CENOTE_OK);
+        packed.data[48 + 7] = 0x7f; /* the extra code, which nobody uses */
+        for (uint64_t row = 0; row < shape.n; row++)
+            for (unsigned column = (unsigned)k; column < 64; column++) {
+                unsigned char *codes = packed.data + 128 + row * 96 + 64;
+                unsigned place = cenote_bf12_element(column % 32), shift = column / 32 * 4;
+                codes[place] = (unsigned char)((codes[place] & ~(15 << shift)) | 7 << shift);
+                codes[(int)place - 64 + (int)(column / 32 * 32)] = 0x80;
+            }
+        assert_int_equal(cenote_bf12_check(packed.data, packed.bytes, shape.n, k, NULL), CENOTE_OK);
+        qwen_product product = {.a = test.a,
+                                .a_stride = test.a_stride,
+                                .m = 1,
+                                .k = k,
+                                .w = packed.data,
+                                .w_dtype = CENOTE_DTYPE_BF16,
+                                .w_encoding = CENOTE_ENCODING_BF12,
+                                .n = shape.n,
+                                .c = test.c,
+                                .c_stride = test.c_stride};
+        memcpy(test.c, test.c_before, test.c_stride * sizeof *test.c);
+        qwen_gemv(rig.kernels, &product);
+        dense_case_check(&test, expected);
+        free(packed.data);
+        free(expected);
+        dense_case_fini(&test);
+    }
+    dense_rig_close(&rig);
+}
+
+/* Every pattern among small ones: nearly all are escapes, in every place of a group. */
+static void test_bf12_every_pattern(void **state)
+{
+    dense_rig rig;
+    open_or_skip(&rig, state, 2);
+    dense_shape shape = {1, 353, 0x4000, CENOTE_DTYPE_BF16, 0, false, false};
+    for (unsigned first = 0; first < 0x10000; first += (unsigned)shape.n) {
+        dense_case test;
+        dense_case_init(&test, &shape, first);
+        memset(test.w, 0, shape.n * shape.k * 2);
+        for (uint64_t j = 0; j < shape.n; j++)
+            dense_weight_set(&test, j, j * 7 % shape.k, (uint16_t)(first + j));
+        dense_case_run(&test, rig.kernels, qwen_gemv, 512, 1);
+        float *plain = test.c;
+        test.c = malloc(shape.n * test.c_stride * sizeof *plain);
+        assert_non_null(test.c);
+        assert_true(dense_case_run_bf12(&test, rig.kernels, qwen_gemv, 512, 1));
+        dense_case_check(&test, plain);
+        free(plain);
+        dense_case_fini(&test);
+    }
+    dense_rig_close(&rig);
+}
+
 #define FOR_EACH_ISA(function)                                                                     \
     {#function ": portable", function, NULL, NULL, (void *)(uintptr_t)&isas[0]},                   \
         {#function ": avx2", function, NULL, NULL, (void *)(uintptr_t)&isas[1]},                   \
@@ -158,6 +283,11 @@ int main(void)
         FOR_EACH_ISA(test_long_rows),
         FOR_EACH_ISA(test_threads_and_cuts_change_nothing),
         FOR_EACH_ISA(test_every_half),
+        FOR_EACH_ISA(test_bf12_every_tail),
+        FOR_EACH_ISA(test_bf12_long_rows),
+        FOR_EACH_ISA(test_bf12_threads_and_cuts),
+        FOR_EACH_ISA(test_bf12_padding),
+        FOR_EACH_ISA(test_bf12_every_pattern),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -32,7 +32,10 @@ typedef struct gemm_job {
 typedef struct gemm_room {
     float packed[QWEN_GEMM_STRIPS * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP];
     float sums[QWEN_GEMM_ROWS * QWEN_GEMM_WIDTH];
-    float a[QWEN_GEMM_TILE_ROWS_MAX * QWEN_GEMM_A_STRIDE];
+    union {
+        float a[QWEN_GEMM_TILE_ROWS_MAX * QWEN_GEMM_A_STRIDE];
+        uint16_t halves[QWEN_GEMM_STRIP][QWEN_GEMM_DEPTH]; /* a strip to pack, before a is copied */
+    };
 } gemm_room;
 
 /* A part of c. */
@@ -48,17 +51,38 @@ static inline uint64_t at_most(uint64_t value, uint64_t limit)
     return value < limit ? value : limit;
 }
 
-static void pack_group(const gemm_job *job, const gemm_area *area, uint64_t k_first, size_t depth,
-                       float *packed)
+static void pack_plain(const gemm_job *job, uint64_t row, unsigned rows, uint64_t k_first,
+                       size_t depth, float *packed)
 {
     const qwen_product *product = job->product;
     size_t element_bytes = qwen_weight_bytes(product->w_dtype);
     size_t row_bytes = product->k * element_bytes;
+    const unsigned char *w =
+        (const unsigned char *)product->w + row * row_bytes + k_first * element_bytes;
+    job->ops->pack(product->w_dtype, w, row_bytes, rows, depth, packed);
+}
+
+/* The 12-bit form becomes bf16 that stays in L1: next to the product itself that is nothing. */
+static void pack_bf12(const gemm_job *job, uint64_t row, unsigned rows, uint64_t k_first,
+                      size_t depth, gemm_room *room, float *packed)
+{
+    const qwen_product *product = job->product;
+    for (unsigned i = 0; i < rows; i++)
+        cenote_bf12_decode(product->w, product->k, row + i, k_first, depth, room->halves[i]);
+    job->ops->pack(CENOTE_DTYPE_BF16, (const unsigned char *)room->halves, sizeof room->halves[0],
+                   rows, depth, packed);
+}
+
+static void pack_group(const gemm_job *job, const gemm_area *area, uint64_t k_first, size_t depth,
+                       gemm_room *room)
+{
     for (uint64_t j = 0; j < area->columns; j += QWEN_GEMM_STRIP) {
-        const unsigned char *w = (const unsigned char *)product->w +
-                                 (area->column + j) * row_bytes + k_first * element_bytes;
         unsigned rows = (unsigned)at_most(area->columns - j, QWEN_GEMM_STRIP);
-        job->ops->pack(product->w_dtype, w, row_bytes, rows, depth, packed + j * QWEN_GEMM_DEPTH);
+        float *packed = room->packed + j * QWEN_GEMM_DEPTH;
+        if (job->product->w_encoding == CENOTE_ENCODING_BF12)
+            pack_bf12(job, area->column + j, rows, k_first, depth, room, packed);
+        else
+            pack_plain(job, area->column + j, rows, k_first, depth, packed);
     }
 }
 
@@ -126,7 +150,7 @@ static void multiply_group(const gemm_job *job, const gemm_area *area, gemm_room
     uint64_t k = job->product->k;
     for (uint64_t k_first = 0; k_first < k; k_first += QWEN_GEMM_DEPTH) {
         size_t depth = (size_t)at_most(k - k_first, QWEN_GEMM_DEPTH);
-        pack_group(job, area, k_first, depth, room->packed);
+        pack_group(job, area, k_first, depth, room);
         add_step(job, area, k_first, depth, room);
     }
     write_sums(job->product, area, room->sums);

@@ -8,6 +8,9 @@
  *     sums      16 lanes a row, lane = place in x mod 16; at the end halves are added to each
  *               other: 8 + 8, 4 + 4, 2 + 2, 1 + 1
  *
+ * The 12-bit form of bf16 (cenote/bf12.h) is decoded into such pairs in registers, and a group with
+ * escapes through a few floats on the stack; the sums take the same steps.
+ *
  * f16 and f32 weights widen in order, so there x only is copied. The lane of an element depends
  * on k and the dtype alone, and each row belongs to one thread: threads and panels change no bit.
  *
@@ -23,6 +26,7 @@
 
 #include <string.h>
 
+#include "bf12_escapes.h"
 #include "widen_impl.h"
 
 #define LINE_BYTES  64u
@@ -33,6 +37,7 @@ typedef struct gemv_job {
     const qwen_gemv_ops *ops;
     const qwen_product *product;
     qwen_gemv_fn dots;
+    const cenote_bf12_view *packed; /* NULL for a plain panel */
 } gemv_job;
 
 /* k rounded up to whole blocks. */
@@ -87,14 +92,29 @@ static void start_streams(const gemv_streams *streams)
             __builtin_prefetch(streams->w + row * streams->row_bytes + i, 0, 2);
 }
 
+/* The same for a panel's lists of escapes: the fast loops end where the next one is. */
+static void start_escapes(const gemv_job *job, const gemv_streams *streams)
+{
+    if (job->packed == NULL)
+        return;
+    const unsigned char *from = qwen_bf12_escapes_at(job->packed, streams->first);
+    const unsigned char *end = qwen_bf12_escapes_at(job->packed, streams->first + streams->count);
+    for (; from < end; from += LINE_BYTES)
+        __builtin_prefetch(from, 0, 2);
+}
+
 static void multiply_streams(const gemv_job *job, const gemv_streams *streams, const float *x)
 {
     uint64_t stride = streams->stride;
     for (uint64_t step = 0; step < stride; step++) {
         float sums[QWEN_GEMV_STREAMS];
         unsigned live = (unsigned)((streams->count - step + stride - 1) / stride);
-        job->dots(live, x, streams->w + step * streams->row_bytes, stride * streams->row_bytes,
-                  job->product->k, sums);
+        if (job->packed != NULL)
+            job->ops->dots_bf12(live, x, job->packed, streams->first + step, stride,
+                                job->product->k, sums);
+        else
+            job->dots(live, x, streams->w + step * streams->row_bytes, stride * streams->row_bytes,
+                      job->product->k, sums);
         for (unsigned s = 0; s < live; s++)
             write_sum(job->product, streams->first + s * stride + step, sums[s]);
     }
@@ -108,18 +128,24 @@ static void multiply_share(void *argument, unsigned rank, unsigned size)
     cenote_team_share(product->n, 1, rank, size, &first, &count);
     if (count == 0)
         return;
+    const unsigned char *w = product->w;
     size_t row_bytes = product->k * qwen_weight_bytes(product->w_dtype);
+    if (job->packed != NULL) {
+        w = job->packed->groups;
+        row_bytes = job->packed->row_bytes;
+    }
     unsigned most = streams_max(product->k);
     gemv_streams streams = {
         .first = first,
         .count = count,
         .stride = (count + most - 1) / most,
-        .w = (const unsigned char *)product->w + first * row_bytes,
+        .w = w + first * row_bytes,
         .row_bytes = row_bytes,
     };
     float *x = qwen_kernels_scratch(job->kernels, rank);
     start_streams(&streams);
     prepare_x(job, x);
+    start_escapes(job, &streams);
     multiply_streams(job, &streams, x);
 }
 
@@ -145,7 +171,12 @@ static qwen_gemv_fn dots_of(const qwen_gemv_ops *ops, cenote_dtype dtype)
 void qwen_gemv(qwen_kernels *kernels, const qwen_product *product)
 {
     const qwen_gemv_ops *ops = gemv_ops(kernels->isa);
-    gemv_job job = {kernels, ops, product, dots_of(ops, product->w_dtype)};
+    gemv_job job = {kernels, ops, product, dots_of(ops, product->w_dtype), NULL};
+    cenote_bf12_view packed;
+    if (product->w_encoding == CENOTE_ENCODING_BF12) {
+        packed = cenote_bf12_view_of(product->w);
+        job.packed = &packed;
+    }
     cenote_team_run(kernels->team, multiply_share, &job);
 }
 

@@ -49,6 +49,64 @@ INLINE void add_block(cenote_dtype dtype, const unsigned rows, const float *x,
     }
 }
 
+/* ---- the 12-bit form: cenote/bf12.h ---- */
+
+typedef __m256i gemv_table;
+
+INLINE gemv_table table_of(const unsigned char *table)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table));
+}
+
+/* Pairs of bf16 of half a group, as they would lie in memory: its first and its last 16. */
+INLINE void pairs_of(gemv_table table, const unsigned char *group, unsigned half, __m256i pairs[2])
+{
+    __m256i codes = _mm256_loadu_si256((const void *)(group + CENOTE_BF12_CODES_BYTE));
+    if (half == 1)
+        codes = _mm256_srli_epi16(codes, 4);
+    __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, _mm256_set1_epi8(15)));
+    __m256i low = _mm256_loadu_si256((const void *)(group + half * 32));
+    pairs[0] = _mm256_unpacklo_epi8(low, high);
+    pairs[1] = _mm256_unpackhi_epi8(low, high);
+}
+
+/* One group of each row onto its sums, in the order of add_block(). */
+INLINE void add_group(const unsigned rows, gemv_table table, const float *x, const unsigned char *w,
+                      size_t stream_bytes, gemv_sums *sums)
+{
+    UNROLL
+    for (unsigned half = 0; half < 2; half++, x += QWEN_GEMV_BLOCK)
+        UNROLL
+    for (unsigned r = 0; r < rows; r++) {
+        __m256i pairs[2];
+        pairs_of(table, w + r * stream_bytes, half, pairs);
+        UNROLL
+        for (unsigned h = 0; h < 2; h++) {
+            __m256i odd = _mm256_and_si256(pairs[h], _mm256_set1_epi32((int)0xffff0000u));
+            __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs[h], 16));
+            __m256 second = _mm256_castsi256_ps(odd);
+            __m256 sum = sums[r].half[h];
+            sum = _mm256_fmadd_ps(first, _mm256_load_ps(x + h * 8), sum);
+            sums[r].half[h] = _mm256_fmadd_ps(second, _mm256_load_ps(x + 16 + h * 8), sum);
+        }
+    }
+}
+
+INLINE void widen_group(gemv_table table, const unsigned char *group, float *out)
+{
+    UNROLL
+    for (unsigned half = 0; half < 2; half++, out += QWEN_GEMV_BLOCK) {
+        __m256i pairs[2];
+        pairs_of(table, group, half, pairs);
+        UNROLL
+        for (unsigned h = 0; h < 2; h++) {
+            __m256i odd = _mm256_and_si256(pairs[h], _mm256_set1_epi32((int)0xffff0000u));
+            _mm256_store_ps(out + h * 8, _mm256_castsi256_ps(_mm256_slli_epi32(pairs[h], 16)));
+            _mm256_store_ps(out + 16 + h * 8, _mm256_castsi256_ps(odd));
+        }
+    }
+}
+
 INLINE float reduce(const gemv_sums *sums)
 {
     __m256 s8 = _mm256_add_ps(sums->half[0], sums->half[1]);
@@ -72,5 +130,5 @@ static void arrange(const float *x, size_t count, float *out)
     }
 }
 
-const qwen_gemv_ops qwen_gemv_avx2 = {arrange, dots_f32, dots_f16, dots_bf16};
+const qwen_gemv_ops qwen_gemv_avx2 = {arrange, dots_f32, dots_f16, dots_bf16, dots_bf12};
 #endif

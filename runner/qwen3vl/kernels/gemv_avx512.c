@@ -41,6 +41,61 @@ INLINE void add_block(cenote_dtype dtype, const unsigned rows, const float *x,
     }
 }
 
+/* ---- the 12-bit form: cenote/bf12.h ---- */
+
+typedef __m512i gemv_table;
+
+INLINE gemv_table table_of(const unsigned char *table)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table));
+}
+
+/* Pairs of bf16 of a group, as they would lie in memory: its first and its last 32. The quarters of
+ * a register come out as 0-15, 32-47 and 16-31, 48-63. */
+INLINE void pairs_of(gemv_table table, const unsigned char *group, __m512i pairs[2])
+{
+    __m256i codes = _mm256_loadu_si256((const void *)(group + CENOTE_BF12_CODES_BYTE));
+    __m512i both =
+        _mm512_inserti64x4(_mm512_castsi256_si512(codes), _mm256_srli_epi16(codes, 4), 1);
+    __m512i high = _mm512_shuffle_epi8(table, _mm512_and_si512(both, _mm512_set1_epi8(15)));
+    __m512i low = _mm512_loadu_si512(group);
+    __m512i first = _mm512_unpacklo_epi8(low, high), second = _mm512_unpackhi_epi8(low, high);
+    pairs[0] = _mm512_shuffle_i64x2(first, second, 0x44);
+    pairs[1] = _mm512_shuffle_i64x2(first, second, 0xee);
+}
+
+/* One group of each row onto its sums, in the order of add_block(). */
+INLINE void add_group(const unsigned rows, gemv_table table, const float *x, const unsigned char *w,
+                      size_t stream_bytes, gemv_sums *sums)
+{
+    UNROLL
+    for (unsigned r = 0; r < rows; r++) {
+        __m512i pairs[2];
+        pairs_of(table, w + r * stream_bytes, pairs);
+        UNROLL
+        for (unsigned half = 0; half < 2; half++) {
+            const float *at = x + half * QWEN_GEMV_BLOCK;
+            __m512i odd = _mm512_and_si512(pairs[half], _mm512_set1_epi32((int)0xffff0000u));
+            __m512 first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs[half], 16));
+            __m512 second = _mm512_castsi512_ps(odd);
+            sums[r] = _mm512_fmadd_ps(first, _mm512_load_ps(at), sums[r]);
+            sums[r] = _mm512_fmadd_ps(second, _mm512_load_ps(at + 16), sums[r]);
+        }
+    }
+}
+
+INLINE void widen_group(gemv_table table, const unsigned char *group, float *out)
+{
+    __m512i pairs[2];
+    pairs_of(table, group, pairs);
+    UNROLL
+    for (unsigned half = 0; half < 2; half++, out += QWEN_GEMV_BLOCK) {
+        __m512i odd = _mm512_and_si512(pairs[half], _mm512_set1_epi32((int)0xffff0000u));
+        _mm512_store_si512(out, _mm512_slli_epi32(pairs[half], 16));
+        _mm512_store_si512(out + 16, odd);
+    }
+}
+
 INLINE float reduce(const gemv_sums *sums)
 {
     __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(*sums), _mm512_extractf32x8_ps(*sums, 1));
@@ -63,5 +118,5 @@ static void arrange(const float *x, size_t count, float *out)
     }
 }
 
-const qwen_gemv_ops qwen_gemv_avx512 = {arrange, dots_f32, dots_f16, dots_bf16};
+const qwen_gemv_ops qwen_gemv_avx512 = {arrange, dots_f32, dots_f16, dots_bf16, dots_bf12};
 #endif

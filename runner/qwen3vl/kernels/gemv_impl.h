@@ -21,11 +21,16 @@
 typedef void (*qwen_gemv_fn)(unsigned rows, const float *x, const unsigned char *w,
                              size_t stream_bytes, uint64_t k, float *sums);
 
+/* The same for rows row, row + stride, .. of a panel in the 12-bit form. */
+typedef void (*qwen_gemv_bf12_fn)(unsigned rows, const float *x, const cenote_bf12_view *panel,
+                                  uint64_t row, uint64_t stride, uint64_t k, float *sums);
+
 typedef struct qwen_gemv_ops {
     /* x[0..count) to bf16 order: of each 32 elements the even ones, then the odd ones, for these
      * are what a shift and a mask make of a register of bf16 pairs. count is a multiple of 32. */
     void (*arrange)(const float *x, size_t count, float *out);
     qwen_gemv_fn dots_f32, dots_f16, dots_bf16;
+    qwen_gemv_bf12_fn dots_bf12;
 } qwen_gemv_ops;
 
 extern const qwen_gemv_ops qwen_gemv_portable;

@@ -2,6 +2,7 @@
 /* Rows times a vector in plain C: the lanes of the vector kernels, one by one. */
 #include <math.h>
 
+#include "bf12_escapes.h"
 #include "gemv_impl.h"
 #include "widen_impl.h"
 
@@ -20,6 +21,15 @@ static inline uint64_t element_at(cenote_dtype dtype, uint64_t i)
     return dtype == CENOTE_DTYPE_BF16 ? i / 32 * 32 + i % 16 * 2 + i % 32 / 16 : i;
 }
 
+/* Across lanes: i with i + 8, then i + 4, i + 2, i + 1. */
+static float reduce(float *lanes)
+{
+    for (unsigned half = QWEN_GEMV_LANES / 2; half > 0; half /= 2)
+        for (unsigned i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
 static float dot(cenote_dtype dtype, const float *x, const unsigned char *w, uint64_t k)
 {
     float lanes[QWEN_GEMV_LANES] = {0};
@@ -30,10 +40,45 @@ static float dot(cenote_dtype dtype, const float *x, const unsigned char *w, uin
         float weight = element < k ? qwen_widen_at(dtype, w, element) : 0.0f;
         lanes[i % QWEN_GEMV_LANES] = fmaf(weight, x[i], lanes[i % QWEN_GEMV_LANES]);
     }
-    for (unsigned half = QWEN_GEMV_LANES / 2; half > 0; half /= 2)
-        for (unsigned i = 0; i < half; i++)
-            lanes[i] += lanes[i + half];
-    return lanes[0];
+    return reduce(lanes);
+}
+
+/* ---- the 12-bit form: cenote/bf12.h ---- */
+
+/* Element @p column of a group, without its escape. */
+static float element_of(const unsigned char *table, const unsigned char *group, unsigned column)
+{
+    unsigned place = cenote_bf12_element(column % 32), half = column / 32;
+    unsigned code = group[CENOTE_BF12_CODES_BYTE + place] >> (half * 4) & 15;
+    return qwen_widen_bf16((uint16_t)(table[code] << 8 | group[half * 32 + place]));
+}
+
+static float dot_packed(const float *x, const cenote_bf12_view *panel, uint64_t row, uint64_t k)
+{
+    const unsigned char *group = panel->groups + row * panel->row_bytes;
+    qwen_bf12_escapes escapes = qwen_bf12_escapes_of(panel, row);
+    float lanes[QWEN_GEMV_LANES] = {0};
+    for (uint64_t first = 0; first < k; first += CENOTE_BF12_GROUP) {
+        float weights[CENOTE_BF12_GROUP];
+        uint64_t left = k - first;
+        for (unsigned i = 0; i < CENOTE_BF12_GROUP; i++)
+            weights[qwen_bf12_place(i)] = element_of(panel->table, group, i);
+        qwen_bf12_patch(&escapes, first / CENOTE_BF12_GROUP, weights);
+        for (unsigned i = 0; i < CENOTE_BF12_GROUP && i / QWEN_GEMV_BLOCK * QWEN_GEMV_BLOCK < left;
+             i++) {
+            float weight = element_at(CENOTE_DTYPE_BF16, i) < left ? weights[i] : 0.0f;
+            lanes[i % QWEN_GEMV_LANES] = fmaf(weight, x[first + i], lanes[i % QWEN_GEMV_LANES]);
+        }
+        group += CENOTE_BF12_GROUP_BYTES;
+    }
+    return reduce(lanes);
+}
+
+static void dots_bf12(unsigned rows, const float *x, const cenote_bf12_view *panel, uint64_t row,
+                      uint64_t stride, uint64_t k, float *sums)
+{
+    for (unsigned r = 0; r < rows; r++)
+        sums[r] = dot_packed(x, panel, row + r * stride, k);
 }
 
 #define DOTS(name, dtype)                                                                          \
@@ -47,4 +92,4 @@ DOTS(dots_f32, CENOTE_DTYPE_F32)
 DOTS(dots_f16, CENOTE_DTYPE_F16)
 DOTS(dots_bf16, CENOTE_DTYPE_BF16)
 
-const qwen_gemv_ops qwen_gemv_portable = {arrange, dots_f32, dots_f16, dots_bf16};
+const qwen_gemv_ops qwen_gemv_portable = {arrange, dots_f32, dots_f16, dots_bf16, dots_bf12};

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The loop over k that the AVX2 and the AVX-512 rows times a vector have in common. Before it is
- * included: gemv_sums (the lanes of a row), sums_zero(), add_block() and reduce(). */
+/* The loops over k that the AVX2 and the AVX-512 rows times a vector have in common. Before it is
+ * included: gemv_sums (the lanes of a row), sums_zero(), add_block() and reduce(), and for the
+ * 12-bit form table_of(), add_group() and widen_group(). */
 #ifndef QWEN_GEMV_ROWS_H
 #define QWEN_GEMV_ROWS_H
+
+#include "bf12_escapes.h"
 
 /* Far enough to come from L2 in time, near enough not to push x out of L1; from memory to L2 the
  * hardware fetches streams better than any distance here would. */
 #define AHEAD_BYTES 256u
 #define LINE_BYTES  64u
 
-INLINE void dot_rows(cenote_dtype dtype, const unsigned rows, const float *x,
+INLINE void dot_rows(const unsigned rows, cenote_dtype dtype, const float *x,
                      const unsigned char *w, size_t stream_bytes, uint64_t k, float *out)
 {
     const size_t element_bytes = dtype == CENOTE_DTYPE_F32 ? 4 : 2;
@@ -41,34 +44,115 @@ INLINE void dot_rows(cenote_dtype dtype, const unsigned rows, const float *x,
         out[r] = reduce(&sums[r]);
 }
 
+/* ---- the 12-bit form ---- */
+
+/* A group of every row as floats in the order of x, with their escapes; of the last group of a row
+ * only @p count elements, the others 0. */
+INLINE void stage_group(const unsigned rows, const cenote_bf12_view *panel, const unsigned char *w,
+                        size_t stream_bytes, uint64_t group, unsigned count,
+                        qwen_bf12_escapes *escapes, float (*stage)[CENOTE_BF12_GROUP])
+{
+    for (unsigned r = 0; r < rows; r++) {
+        widen_group(table_of(panel->table), w + r * stream_bytes, stage[r]);
+        qwen_bf12_patch(&escapes[r], group, stage[r]);
+        for (unsigned column = count; column < CENOTE_BF12_GROUP; column++)
+            stage[r][qwen_bf12_place(column)] = 0.0f;
+    }
+}
+
+INLINE uint64_t next_escape_group(const unsigned rows, const qwen_bf12_escapes *escapes,
+                                  uint64_t end)
+{
+    for (unsigned r = 0; r < rows; r++) {
+        uint64_t group = qwen_bf12_escape_group(&escapes[r]);
+        end = group < end ? group : end;
+    }
+    return end;
+}
+
+INLINE void dot_packed_rows(const unsigned rows, const float *x, const cenote_bf12_view *panel,
+                            uint64_t row, uint64_t stride, uint64_t k, float *out)
+{
+    const unsigned char *w = panel->groups + row * panel->row_bytes;
+    const size_t stream_bytes = stride * panel->row_bytes;
+    const uint64_t groups = k / CENOTE_BF12_GROUP;
+    const gemv_table table = table_of(panel->table);
+    float stage[QWEN_GEMV_STREAMS][CENOTE_BF12_GROUP] __attribute__((aligned(64)));
+    qwen_bf12_escapes escapes[QWEN_GEMV_STREAMS];
+    gemv_sums sums[QWEN_GEMV_STREAMS];
+    UNROLL
+    for (unsigned r = 0; r < rows; r++) {
+        sums_zero(&sums[r]);
+        escapes[r] = qwen_bf12_escapes_of(panel, row + r * stride);
+    }
+    for (uint64_t group = 0;; group++) {
+        for (uint64_t stop = next_escape_group(rows, escapes, groups); group < stop; group++) {
+            UNROLL
+            for (unsigned r = 0; r < rows; r++) {
+                const char *ahead = (const char *)w + r * stream_bytes + AHEAD_BYTES;
+                _mm_prefetch(ahead, _MM_HINT_T0);
+                _mm_prefetch(ahead + LINE_BYTES, _MM_HINT_T0);
+            }
+            add_group(rows, table, x, w, stream_bytes, sums);
+            x += CENOTE_BF12_GROUP;
+            w += CENOTE_BF12_GROUP_BYTES;
+        }
+        unsigned count = (unsigned)(k - group * CENOTE_BF12_GROUP);
+        if (count == 0)
+            break;
+        if (group < groups)
+            count = CENOTE_BF12_GROUP;
+        stage_group(rows, panel, w, stream_bytes, group, count, escapes, stage);
+        for (unsigned first = 0; first < count; first += QWEN_GEMV_BLOCK)
+            add_block(CENOTE_DTYPE_F32, rows, x + first, (const unsigned char *)(stage[0] + first),
+                      sizeof stage[0], sums);
+        if (group == groups)
+            break;
+        x += CENOTE_BF12_GROUP;
+        w += CENOTE_BF12_GROUP_BYTES;
+    }
+    UNROLL
+    for (unsigned r = 0; r < rows; r++)
+        out[r] = reduce(&sums[r]);
+}
+
 /* One loop for each number of rows and dtype, so that all sums stay in registers. */
+#define CASES(function, ...)                                                                       \
+    switch (rows) {                                                                                \
+    case 1:                                                                                        \
+        function(1, __VA_ARGS__);                                                                  \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        function(2, __VA_ARGS__);                                                                  \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        function(3, __VA_ARGS__);                                                                  \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        function(4, __VA_ARGS__);                                                                  \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        function(5, __VA_ARGS__);                                                                  \
+        break;                                                                                     \
+    default:                                                                                       \
+        function(QWEN_GEMV_STREAMS, __VA_ARGS__);                                                  \
+        break;                                                                                     \
+    }
+
 #define DOTS(name, dtype)                                                                          \
     static void name(unsigned rows, const float *x, const unsigned char *w, size_t stream_bytes,   \
                      uint64_t k, float *sums)                                                      \
     {                                                                                              \
-        switch (rows) {                                                                            \
-        case 1:                                                                                    \
-            dot_rows(dtype, 1, x, w, stream_bytes, k, sums);                                       \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            dot_rows(dtype, 2, x, w, stream_bytes, k, sums);                                       \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            dot_rows(dtype, 3, x, w, stream_bytes, k, sums);                                       \
-            break;                                                                                 \
-        case 4:                                                                                    \
-            dot_rows(dtype, 4, x, w, stream_bytes, k, sums);                                       \
-            break;                                                                                 \
-        case 5:                                                                                    \
-            dot_rows(dtype, 5, x, w, stream_bytes, k, sums);                                       \
-            break;                                                                                 \
-        default:                                                                                   \
-            dot_rows(dtype, QWEN_GEMV_STREAMS, x, w, stream_bytes, k, sums);                       \
-            break;                                                                                 \
-        }                                                                                          \
+        CASES(dot_rows, dtype, x, w, stream_bytes, k, sums)                                        \
     }
 DOTS(dots_f32, CENOTE_DTYPE_F32)
 DOTS(dots_f16, CENOTE_DTYPE_F16)
 DOTS(dots_bf16, CENOTE_DTYPE_BF16)
+
+static void dots_bf12(unsigned rows, const float *x, const cenote_bf12_view *panel, uint64_t row,
+                      uint64_t stride, uint64_t k, float *sums)
+{
+    CASES(dot_packed_rows, x, panel, row, stride, k, sums)
+}
 
 #endif

@@ -40,7 +40,9 @@ const char *qwen_isa_text(qwen_isa isa);
 /* ---- products with a panel of weights ---- */
 
 /** c[i][j] (+)= sum over k of a[i][k] * w[j][k] (+ bias[j]); w is row-major [n][k], contiguous, of
- *  any alignment. */
+ *  any alignment; or a panel of n x k in the 12-bit form of bf16, the whole of it, as
+ *  cenote_bf12_encode() made or cenote_bf12_check() passed it. The bits of the result are those of
+ *  the plain panel. */
 typedef struct qwen_product {
     const float *a;  /**< [m][k], row stride a_stride */
     size_t a_stride; /**< in floats */
@@ -48,9 +50,10 @@ typedef struct qwen_product {
     uint64_t k;
     const void *w;
     cenote_dtype w_dtype; /**< F32, F16 or BF16 */
-    uint64_t n;           /**< rows of the panel */
-    const float *bias;    /**< [n] or NULL; the panel's part */
-    float *c;             /**< [m][n], row stride c_stride; first column is the panel's first row */
+    cenote_encoding w_encoding;
+    uint64_t n;        /**< rows of the panel */
+    const float *bias; /**< [n] or NULL; the panel's part */
+    float *c;          /**< [m][n], row stride c_stride; first column is the panel's first row */
     size_t c_stride;
     bool accumulate; /**< add to c instead of overwriting it: c = c + (product + bias) */
 } qwen_product;
