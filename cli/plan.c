@@ -15,7 +15,7 @@ static cenote_status make_shape(const qwen_model *model, const struct cli_option
         .max_tokens = options->max_tokens,
         .kv_dtype = options->kv_dtype,
         .thread_count = options->thread_count,
-        .unpacked = true,
+        .unpacked = options->unpacked,
     };
     for (uint32_t i = 0; i < options->image_count; i++) {
         const struct cli_pixels *size = &options->image_sizes[i];

@@ -189,7 +189,7 @@ cenote_status qwen_job_create(qwen_model *model, const qwen_request *request, qw
     job->shape.max_tokens = request->max_tokens;
     job->shape.kv_dtype = request->kv_dtype;
     job->shape.thread_count = request->thread_count;
-    job->shape.unpacked = true; /* the kernels read plain panels */
+    job->shape.unpacked = request->unpacked;
     job->shape.io_engine = request->io_engine;
     *out_job = job;
     return CENOTE_OK;

@@ -88,6 +88,7 @@ static void multiply_panel(qwen_run *run, const qwen_linear *linear, const qwen_
         .k = linear->k,
         .w = panel->data,
         .w_dtype = linear->dtype,
+        .w_encoding = panel->encoding,
         .n = panel->row_count,
         .bias = linear->has_bias ? qwen_run_vector(run, &linear->bias) + panel->row_first : NULL,
         .c = rows->c + panel->row_first,
@@ -103,7 +104,7 @@ static void multiply_panel(qwen_run *run, const qwen_linear *linear, const qwen_
 cenote_status qwen_run_linear(qwen_run *run, const qwen_linear *linear, const qwen_rows *rows,
                               cenote_error *err)
 {
-    for (uint64_t row = 0; row < linear->n;) {
+    for (uint64_t rows_done = 0; rows_done < linear->n;) {
         cenote_panel panel;
         cenote_status status = qwen_run_go_on(run, err);
         if (status == CENOTE_OK)
@@ -111,7 +112,7 @@ cenote_status qwen_run_linear(qwen_run *run, const qwen_linear *linear, const qw
         if (status != CENOTE_OK)
             return status;
         multiply_panel(run, linear, rows, &panel);
-        row = panel.row_first + panel.row_count;
+        rows_done += panel.row_count;
         uint64_t panel_bytes = panel.row_count * panel.row_bytes;
         cenote_stream_release(run->stream, &panel);
         if (run->phase != QWEN_PHASE_DECODE)
