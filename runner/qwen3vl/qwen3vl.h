@@ -151,6 +151,31 @@ CENOTE_MUST_CHECK cenote_status qwen_plan_make(const qwen_model *model, const qw
 void qwen_plan_explain(const qwen_plan *plan, const qwen_shape *shape, char *text,
                        size_t text_bytes);
 
+/* ---- speed ---- */
+
+/** Rates of a machine, in bytes of weights a second, counted as in the files. */
+typedef struct qwen_speed {
+    double disk_bytes_per_s;   /**< as cenote_disk_measure() finds it */
+    double plain_bytes_per_s;  /**< kernels of decoding on bf16 in memory */
+    double packed_bytes_per_s; /**< the same held in 12 bits */
+} qwen_speed;
+
+/** Measures the kernels' rates: half a second, 340 MiB of @p budget. disk_bytes_per_s stays. */
+CENOTE_MUST_CHECK cenote_status qwen_speed_measure(cenote_budget *budget, uint32_t thread_count,
+                                                   qwen_speed *speed, cenote_error *err);
+
+typedef struct qwen_forecast {
+    double disk_s;    /**< reads of one token */
+    double compute_s; /**< products with all weights, in memory by then */
+    double seconds_per_token;
+    bool disk_bound;
+} qwen_forecast;
+
+/** Seconds of a decoded token, after the second: reads and work beside each other, so the longer of
+ *  the two. Attention over a long context comes on top. */
+void qwen_plan_forecast(const qwen_plan *plan, const qwen_speed *speed,
+                        qwen_forecast *out_forecast);
+
 /* ---- run ---- */
 
 typedef enum qwen_phase {

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How fast a plan will be: the rates of this machine, and max(reads / disk, weights / kernels).
+ *
+ * The kernels' rate is measured as decoding uses them: panels of 1 MiB, one row, all threads, over
+ * more memory than any common cache holds. */
+#include <string.h>
+
+#include <cenote/bf12.h>
+
+#include "kernels/kernels.h"
+#include "layout.h"
+#include "run.h"
+
+#define PANEL_COLUMNS 2048u
+#define PANEL_ROWS    256u
+#define PANEL_BYTES   ((uint64_t)PANEL_ROWS * PANEL_COLUMNS * 2)
+#define PANELS        96u
+#define PASSES        3u
+
+/* ---- the kernels ---- */
+
+struct course {
+    qwen_kernels *kernels;
+    unsigned char *plain;  /* PANELS panels */
+    unsigned char *packed; /* the same in 12 bits, each at a multiple of packed_bytes */
+    uint64_t packed_bytes;
+    float *x;
+    float *y;
+};
+
+/* Numbers as weights are: 23 bits of a generator for sign and mantissa, exponents close together.
+ */
+static void fill_panel(uint16_t *panel, uint32_t seed)
+{
+    uint32_t state = seed * 2654435761u + 1;
+    for (uint64_t i = 0; i < PANEL_BYTES / 2; i++) {
+        state = state * 1664525u + 1013904223u;
+        uint32_t exponent = 121 - (uint32_t)__builtin_ctz(state >> 20 | 64);
+        panel[i] = (uint16_t)((state >> 16 & 0x8000u) | exponent << 7 | (state >> 9 & 0x7fu));
+    }
+}
+
+static cenote_status fill_course(struct course *course, cenote_error *err)
+{
+    for (uint32_t p = 0; p < PANELS; p++) {
+        uint64_t bytes;
+        void *panel = course->plain + p * PANEL_BYTES;
+        fill_panel(panel, p);
+        cenote_status status = cenote_bf12_encode(
+            panel, PANEL_ROWS, PANEL_COLUMNS, course->packed + p * course->packed_bytes, &bytes);
+        if (status != CENOTE_OK)
+            return cenote_error_set(err, status, "a panel of weights does not pack");
+    }
+    for (uint32_t i = 0; i < PANEL_COLUMNS; i++)
+        course->x[i] = (float)(i % 17) - 8;
+    return CENOTE_OK;
+}
+
+static double now_s(void)
+{
+    return 1e-9 * (double)qwen_now_ns();
+}
+
+/* The best of some passes, in bytes of plain weights a second: a pass that something disturbed
+ * says nothing of the machine. */
+static double rate_of(const struct course *course, cenote_encoding encoding)
+{
+    double best = 0;
+    for (uint32_t pass = 0; pass < PASSES; pass++) {
+        double start = now_s();
+        for (uint32_t p = 0; p < PANELS; p++) {
+            bool packed = encoding == CENOTE_ENCODING_BF12;
+            const qwen_product product = {
+                .a = course->x,
+                .a_stride = PANEL_COLUMNS,
+                .m = 1,
+                .k = PANEL_COLUMNS,
+                .w = packed ? course->packed + p * course->packed_bytes
+                            : course->plain + p * PANEL_BYTES,
+                .w_dtype = CENOTE_DTYPE_BF16,
+                .w_encoding = encoding,
+                .n = PANEL_ROWS,
+                .c = course->y,
+                .c_stride = PANEL_ROWS,
+            };
+            qwen_gemv(course->kernels, &product);
+        }
+        double rate = (double)(PANELS * PANEL_BYTES) / (now_s() - start);
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
+static cenote_status run_course(cenote_pool *pool, cenote_team *team, qwen_speed *out_speed,
+                                cenote_error *err)
+{
+    struct course course = {.packed_bytes = cenote_bf12_bytes_max(PANEL_ROWS, PANEL_COLUMNS)};
+    uint64_t rows_bytes = (PANEL_COLUMNS + PANEL_ROWS) * sizeof(float);
+    void *block;
+    cenote_status status =
+        qwen_kernels_create(QWEN_ISA_AUTO, team, pool, PANEL_COLUMNS, &course.kernels, err);
+    if (status != CENOTE_OK)
+        return status;
+    status = cenote_pool_alloc(pool, PANELS * (PANEL_BYTES + course.packed_bytes) + rows_bytes,
+                               &block, err);
+    if (status == CENOTE_OK) {
+        course.plain = block;
+        course.packed = course.plain + PANELS * PANEL_BYTES;
+        course.x = (float *)(void *)(course.packed + PANELS * course.packed_bytes);
+        course.y = course.x + PANEL_COLUMNS;
+        status = fill_course(&course, err);
+        if (status == CENOTE_OK) {
+            out_speed->plain_bytes_per_s = rate_of(&course, CENOTE_ENCODING_PLAIN);
+            out_speed->packed_bytes_per_s = rate_of(&course, CENOTE_ENCODING_BF12);
+        }
+        cenote_pool_free(pool, block);
+    }
+    qwen_kernels_destroy(course.kernels);
+    return status;
+}
+
+cenote_status qwen_speed_measure(cenote_budget *budget, uint32_t thread_count, qwen_speed *speed,
+                                 cenote_error *err)
+{
+    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+    options.class_id = CENOTE_CLASS_GENERAL;
+    options.quota_bytes = 2 * PANELS * PANEL_BYTES + (16u << 20);
+    cenote_pool *pool;
+    cenote_team *team = NULL;
+    cenote_status status = cenote_pool_create(budget, &options, &pool, err);
+    if (status != CENOTE_OK)
+        return status;
+    status = cenote_team_create(thread_count, &team, err);
+    if (status == CENOTE_OK)
+        status = run_course(pool, team, speed, err);
+    cenote_team_destroy(team);
+    cenote_pool_destroy(pool);
+    return status;
+}
+
+/* ---- a plan's seconds ---- */
+
+void qwen_plan_forecast(const qwen_plan *plan, const qwen_speed *speed, qwen_forecast *out_forecast)
+{
+    double streamed = (double)plan->bytes_per_token;
+    double resident = (double)plan->weight_bytes_per_token - streamed;
+    bool packed = plan->resident_encoding == CENOTE_ENCODING_BF12;
+    double resident_rate = packed ? speed->packed_bytes_per_s : speed->plain_bytes_per_s;
+    qwen_forecast forecast = {
+        .disk_s = streamed / speed->disk_bytes_per_s,
+        .compute_s = resident / resident_rate + streamed / speed->plain_bytes_per_s,
+    };
+    forecast.disk_bound = forecast.disk_s > forecast.compute_s;
+    forecast.seconds_per_token = forecast.disk_bound ? forecast.disk_s : forecast.compute_s;
+    *out_forecast = forecast;
+}
