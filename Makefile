@@ -12,16 +12,17 @@ DEPS_BUILD = gcc libc6-dev cmake ninja-build pkg-config libyajl-dev libjansson-d
              libpng-dev libjpeg-dev liburing-dev
 DEPS_TEST  = $(DEPS_BUILD) g++ libcmocka-dev gcovr
 DEPS_BENCH = $(DEPS_BUILD) libopenblas0 libxsmm-dev
+DEPS_STREAM = $(DEPS_BUILD) python3 python3-venv fio
 DEPS_FUZZ  = $(DEPS_BUILD) clang libcmocka-dev
 
 # $(call install_deps,PACKAGES): no apt call at all when everything is there.
 install_deps = @sh tools/deps.sh $(1)
 
 .DEFAULT_GOAL := release
-.PHONY: help release deps demo demo-model test fuzz bench soak install clean format man
+.PHONY: help release deps demo demo-model test fuzz bench bench-stream soak install clean format man
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 release: deps ## build the library and the command (the default)
 	@cmake --preset release -DCENOTE_TESTS=OFF -DCENOTE_BENCH=OFF -DCENOTE_WERROR=OFF \
@@ -53,6 +54,12 @@ bench: ## build and run the benches; each prints how it was called
 	@mkdir -p build
 	$(call install_deps,$(DEPS_BENCH))
 	@sh tools/bench.sh $(JOBS)
+
+# Wants the machine for itself, 20 GB of disk and, for cgroups and the disk's cap, root.
+bench-stream: ## streaming against its bound and against peers (half an hour; docs/benchmarks.md)
+	@mkdir -p build
+	$(call install_deps,$(DEPS_STREAM))
+	@sh tools/bench_stream.sh $(JOBS) $(ARGS)
 
 soak: ## run the stress tests over and over, SOAK_MINUTES (default 30)
 	@mkdir -p build
