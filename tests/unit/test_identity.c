@@ -15,10 +15,15 @@
 
 /* Sanitizers make a run some ten times slower: fewer of them then. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(CENOTE_COVERAGE)
-#define BUDGET_STEPS 3u
+#define BUDGET_STEPS   3u
+#define RESIDENT_STEPS 5u
 #else
-#define BUDGET_STEPS 12u
+#define BUDGET_STEPS   12u
+#define RESIDENT_STEPS 20u
 #endif
+
+#define RESIDENT_STEP_BYTES (RESIDENT_SPAN_BYTES / RESIDENT_STEPS)
+#define RESIDENT_SPAN_BYTES (3u << 20)
 
 static char long_prompt[2000];
 
@@ -88,6 +93,33 @@ static void test_budgets(void **state)
     fixture_run_fini(&tight);
 }
 
+/* From nothing resident to everything, in both forms, read by either engine. */
+static void test_resident_rows(void **state)
+{
+    (void)state;
+    struct fixture_run reference = run_text(0);
+    uint64_t smallest = reference.plan.smallest_bytes;
+    unsigned partly[2] = {0, 0}, wholly[2] = {0, 0};
+    for (unsigned step = 0; step < 2 * RESIDENT_STEPS; step++) {
+        struct fixture_run run = {.limit_bytes = smallest + step / 2 * RESIDENT_STEP_BYTES,
+                                  .request = fixture_request()};
+        run.request.prompt = long_prompt;
+        run.request.image_count = 0;
+        run.request.unpacked = step % 2;
+        run.request.io_engine = step % 3 == 0 ? CENOTE_ENGINE_PREAD : CENOTE_ENGINE_AUTO;
+        fixture_run(&run);
+        assert_same(&reference, &run);
+        bool packed = run.plan.resident_encoding == CENOTE_ENCODING_BF12;
+        bool whole = run.plan.resident_bytes == reference.plan.resident_bytes;
+        partly[packed] += run.plan.resident_bytes > 0 && !whole;
+        wholly[packed] += whole;
+        fixture_run_fini(&run);
+    }
+    assert_true(partly[0] > 0 && partly[1] > 0); /* or the budgets above were the wrong ones */
+    assert_true(wholly[0] > 0);
+    fixture_run_fini(&reference);
+}
+
 static void test_threads(void **state)
 {
     (void)state;
@@ -140,9 +172,8 @@ static void test_instruction_sets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budgets),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_kv_type_matters),
+        cmocka_unit_test(test_budgets),          cmocka_unit_test(test_resident_rows),
+        cmocka_unit_test(test_threads),          cmocka_unit_test(test_kv_type_matters),
         cmocka_unit_test(test_instruction_sets),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
