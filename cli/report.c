@@ -3,6 +3,8 @@
  * the end covers every allocation above it. */
 #include "report.h"
 
+#include "bound.h"
+
 #define COUNT(n) cli_json_count(n)
 #define REAL(x)  cli_json_real(x)
 
@@ -108,10 +110,13 @@ static json_t *io_json(const struct cli_run_report *report)
 static json_t *time_json(const struct cli_run_report *report)
 {
     const qwen_result *result = report->result;
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "load_s", REAL(result->load_s), "vision_s",
-                     REAL(result->vision_s), "prefill_s", REAL(result->prefill_s), "decode_s",
-                     REAL(result->decode_s), "seconds_per_token", REAL(result->seconds_per_token),
-                     "total_s", REAL(report->total_s));
+    enum cli_bound bound = cli_bound_of_run(report->plan, result);
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "bound",
+                     result->token_count > 1 ? cli_bound_text(bound) : "none", "load_s",
+                     REAL(result->load_s), "vision_s", REAL(result->vision_s), "prefill_s",
+                     REAL(result->prefill_s), "decode_s", REAL(result->decode_s),
+                     "seconds_per_token", REAL(result->seconds_per_token), "total_s",
+                     REAL(report->total_s));
 }
 
 json_t *cli_run_json(const struct cli_run_report *report)

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bound.h"
 #include "json.h"
 #include "npy.h"
 #include "progress.h"
@@ -190,19 +191,32 @@ static int run_plan(struct run *run)
 
 /* ---- after the run ---- */
 
+/* Why it was as fast as it was. */
+static void say_bound(const struct run *run, const qwen_result *result)
+{
+    char held[CLI_BYTES_TEXT], knob[160];
+    enum cli_bound bound = cli_bound_of_run(&run->plan, result);
+    cli_bound_knob(bound, &run->plan, knob);
+    cli_say("bound by %s: %s of weights resident%s, %.0f %% of the time waiting for reads%s%s",
+            cli_bound_text(bound), cli_disk_text(result->resident_weight_bytes, held),
+            result->resident_encoding == CENOTE_ENCODING_BF12 ? " in 12 bits" : "",
+            100 * result->seconds_waiting_decode / result->decode_s, *knob ? "; " : "", knob);
+}
+
 static void say_summary(const struct run *run, const struct cli_run_report *report)
 {
     const qwen_result *result = report->result;
     char peak[CLI_BYTES_TEXT], limit[CLI_BYTES_TEXT], read[CLI_BYTES_TEXT];
     cli_memory_text(cli_peak_bytes(&report->process), peak);
     cli_memory_text(run->plan.limit_bytes, limit);
-    if (result->token_count > 1)
+    if (result->token_count > 1) {
         cli_say("%u tokens, first after %.2f s, then %.3f s and %s read per token; "
                 "peak memory %s of %s",
                 result->token_count, result->load_s + result->vision_s + result->prefill_s,
                 result->seconds_per_token, cli_disk_text(result->bytes_read_per_token, read), peak,
                 limit);
-    else
+        say_bound(run, result);
+    } else
         cli_say("%u token%s in %.2f s, %s read; peak memory %s of %s", result->token_count,
                 result->token_count == 1 ? "" : "s", report->total_s,
                 cli_disk_text(result->weight_bytes_read, read), peak, limit);

@@ -222,6 +222,9 @@ static void fill_resident(const struct planner *planner, qwen_plan *plan)
     plan->resident_vision_bytes = min_u64(whole, left - max_u64(tower, prompt));
     plan->resident_prefill_bytes = min_u64(whole, left - prompt);
     plan->resident_bytes = min_u64(whole, left - plan->token_bytes);
+    plan->whole_bytes =
+        stays + plan->token_bytes +
+        (planner->shape->unpacked ? model->whole_plain_bytes : model->whole_packed_bytes);
 }
 
 /* Bytes of weights that @p resident_bytes stand for. */

@@ -128,6 +128,7 @@ typedef struct qwen_plan {
     uint64_t resident_prefill_bytes;
     uint64_t resident_bytes; /**< while decoding */
     cenote_encoding resident_encoding;
+    uint64_t whole_bytes; /**< the smallest limit at which decoding reads no weights */
     /* what that buys */
     uint32_t max_tokens;
     uint64_t context_tokens; /**< that the cache of keys and values has room for */

@@ -80,7 +80,8 @@ for key in text prompt_token_ids token_ids grid_thw stop_reason \
     memory.budget_bytes memory.peak_bytes memory.smallest_budget_bytes memory.weights_bytes \
     memory.staging_bytes memory.kv_bytes memory.activation_bytes \
     io.weight_bytes_read io.bytes_read_per_token io.prefill_weight_passes io.engine io.direct \
-    io.seconds_waiting time.load_s time.vision_s time.prefill_s time.decode_s \
+    io.seconds_waiting io.seconds_waiting_by_layer io.bytes_read_decode \
+    memory.resident_weight_bytes memory.resident_form time.bound time.load_s time.vision_s time.prefill_s time.decode_s \
     time.seconds_per_token; do
     get $key >/dev/null
 done

@@ -173,6 +173,11 @@ static void test_the_rest_is_resident(void **state)
             if (unpacked)
                 assert_int_equal(plan.resident_encoding, CENOTE_ENCODING_PLAIN);
         }
+        uint64_t whole = plan_for(fixture, &shape, smallest + 100 * MIB).whole_bytes;
+        qwen_plan least = plan_for(fixture, &shape, whole);
+        assert_int_equal(least.bytes_per_token, least.weight_bytes_per_token - weights);
+        assert_true(plan_for(fixture, &shape, whole - 64 * MIB).bytes_per_token >
+                    least.bytes_per_token);
         qwen_plan all = plan_for(fixture, &shape, 6ull << 30);
         assert_int_equal(all.resident_encoding, CENOTE_ENCODING_PLAIN);
         assert_int_equal(all.resident_bytes, model->whole_plain_bytes);
