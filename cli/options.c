@@ -242,7 +242,7 @@ const struct cli_command cli_commands[] = {
      "MODEL_DIR is a Hugging Face directory as downloaded; without it the demo model answers. The "
      "answer streams to standard output "
      "as it is produced. When standard error is a terminal a progress line shows there; a "
-     "one-line summary follows the answer.\n\n"
+     "summary of two lines follows the answer: what it took, and what bound the speed.\n\n"
      "--memory is a promise about the whole process: its peak resident set and its page tables "
      "(VmHWM + VmPTE) stay at or below it. A budget that cannot work is refused before any weight "
      "is read, with the smallest budget that does.\n\n"

@@ -65,8 +65,9 @@ refused 2 "the system text is not UTF-8 at byte 0" run model --prompt hi --syste
 expect 0 run model --image "$picture" --prompt "What is this?" --memory 256MiB --max-tokens 5
 [ "$(tail -c 1 out | od -An -c | tr -d ' ')" = '\n' ] || fail "no newline at the end"
 grep -q "5 tokens" err || fail "no summary"
+grep -q "bound by memory" err || fail "not said what bound it"
 if [ -z "$sanitized" ]; then
-    [ "$(wc -l <err)" = 1 ] || fail "more than the summary on stderr"
+    [ "$(wc -l <err)" = 2 ] || fail "more than the summary on stderr"
 fi
 cp out text
 expect 0 run model --image "$picture" --prompt "What is this?" --max-tokens 5 --quiet
