@@ -416,28 +416,22 @@ uint32_t cn_resident_first_panel(const cenote_resident *resident, const cenote_s
     return resident->matrices[m].first_panel;
 }
 
-static const void *place_of(const struct cenote_resident *r, uint32_t panel,
+const void *cn_resident_get(const cenote_resident *resident, uint32_t panel,
                             cenote_encoding *out_encoding)
 {
+    const struct cenote_resident *r = resident;
+    if (r->states[panel] != PANEL_HELD)
+        return NULL;
     bool packed = r->matrices[r->matrix_of_panel[panel]].packed;
     *out_encoding = packed ? CENOTE_ENCODING_BF12 : CENOTE_ENCODING_PLAIN;
     return r->base + r->places[panel];
 }
 
-const void *cn_resident_get(const cenote_resident *resident, uint32_t panel,
-                            cenote_encoding *out_encoding)
-{
-    if (resident->states[panel] != PANEL_HELD)
-        return NULL;
-    return place_of(resident, panel, out_encoding);
-}
-
-const void *cn_resident_put(cenote_resident *resident, uint32_t panel, const void *data,
-                            uint64_t rows, cenote_encoding *out_encoding)
+void cn_resident_put(cenote_resident *resident, uint32_t panel, const void *data, uint64_t rows)
 {
     struct cenote_resident *r = resident;
     if (r->states[panel] != PANEL_EMPTY || place_end(r, panel) > r->end_bytes)
-        return NULL;
+        return;
     const struct resident_matrix *matrix = &r->matrices[r->matrix_of_panel[panel]];
     char *place = r->base + r->places[panel];
     uint64_t bytes;
@@ -447,11 +441,10 @@ const void *cn_resident_put(cenote_resident *resident, uint32_t panel, const voi
                CENOTE_OK) {
         r->states[panel] = PANEL_REFUSED;
         r->refused_panels++;
-        return NULL;
+        return;
     }
     r->states[panel] = PANEL_FRESH;
     r->held_weight_bytes += rows * matrix->cut.row_bytes;
-    return place_of(r, panel, out_encoding);
 }
 
 void cn_resident_settle(cenote_resident *resident, uint32_t first_panel, uint32_t count)

@@ -15,12 +15,10 @@ uint32_t cn_resident_first_panel(const cenote_resident *resident, const cenote_s
 const void *cn_resident_get(const cenote_resident *resident, uint32_t panel,
                             cenote_encoding *out_encoding);
 
-/* Keeps a panel of @p rows rows that was read, if it lies below the split line and fits its place.
- * @return where it is now, in the form of @p out_encoding; NULL when it is not kept.
- * cn_resident_get() does not know it before it settles: this pass has read the panel and must not
- * be handed it a second time. */
-const void *cn_resident_put(cenote_resident *resident, uint32_t panel, const void *data,
-                            uint64_t rows, cenote_encoding *out_encoding);
+/* Keeps a panel of @p rows plain rows that was read, if it lies below the split line and fits its
+ * place. cn_resident_get() does not know it before it settles: this pass has read the panel and
+ * must not be handed it a second time. */
+void cn_resident_put(cenote_resident *resident, uint32_t panel, const void *data, uint64_t rows);
 
 /* A pass has left the matrix whose panels are [first, first + count): what was put stays. */
 void cn_resident_settle(cenote_resident *resident, uint32_t first_panel, uint32_t count);

@@ -9,8 +9,8 @@
  *
  * The consumer gets, of the matrix that it is in: a panel that was read, if one is there (its slot
  * comes free sooner, and the disk goes on); else a resident one (work while reads are under way);
- * else it waits. A panel that belongs into the resident set is put there when it is handed out,
- * so the pass that reads it anyway fills the set, and its slot is free at once.
+ * else it waits. A panel that belongs into the resident set is put there when it is handed out:
+ * the pass that reads it anyway fills the set, and the consumer finds its bytes in a cache.
  *
  * The cursor skips panels that are resident. It never gets into a matrix of which the consumer has
  * panels to take in an earlier pass, so what it skips is there when its turn comes: a panel changes
@@ -489,16 +489,9 @@ static bool take_read(struct cenote_stream *s, cenote_panel *out_panel)
     slot->state = SLOT_HELD;
     s->started = true;
     *out_panel = slot->panel;
-    if (s->taking.resident_first == CN_RESIDENT_NONE)
-        return true;
-    const void *kept =
+    if (s->taking.resident_first != CN_RESIDENT_NONE)
         cn_resident_put(s->resident, s->taking.resident_first + slot->panel_number,
-                        slot->panel.data, slot->panel.row_count, &out_panel->encoding);
-    if (kept != NULL) {
-        out_panel->data = kept;
-        out_panel->slot = s->generation << SLOT_BITS | SLOT_RESIDENT;
-        free_slot(s, index);
-    }
+                        slot->panel.data, slot->panel.row_count);
     return true;
 }
 
