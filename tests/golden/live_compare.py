@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""One comparison that nobody prepared: transformers against `cenote run` on a checkpoint, a
-picture and a prompt drawn from a seed (printed; give it as the second argument to repeat).
+"""Comparisons that nobody prepared: transformers against `cenote run`, on a random checkpoint with a
+picture and a prompt drawn from a seed (printed; give it as the second argument to repeat), and on
+the shipped model with one picture, two and none.
 
     live_compare.py BUILD_DIR [SEED]
 
@@ -18,14 +19,18 @@ try:
     import torch
     from PIL import Image
     from reference import Reference
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools/demo_model"))
+    import scenes
 except ImportError as error:
     print(f"skipped: {error}")
     sys.exit(77)
 
 HERE = pathlib.Path(__file__).resolve().parent
+SHIPPED = HERE.parents[1] / "models/qwen3vl-tiny"
 RELATIVE_MAX = 3e-5     # of the logits' RMS
 GAP_MIN = 1e-4          # below this a greedy choice may go either way
 STEPS = 6
+STEPS_SHIPPED = 64      # more than any answer has
 
 
 def draw_request(rng, folder):
@@ -36,7 +41,25 @@ def draw_request(rng, folder):
     Image.fromarray(noise.astype(np.uint8)).save(image)
     words = ["What", "don't", "12.5", "\n", "  ", "é", "你好", "picture", "THE", "🙂", "(x)", "im"]
     prompt = "".join(rng.choice(words) + rng.choice(["", " "]) for _ in range(rng.randint(1, 30)))
-    return image, prompt
+    return [image], prompt
+
+
+def draw_shipped_requests(rng, folder):
+    """What the shipped model was made for: one picture, two, none."""
+    def sizes(count):
+        return [scenes.natural_size(rng, rng.choice(scenes.grid_sizes())) for _ in range(count)]
+
+    def save(*pictures):
+        paths = [f"{folder}/{number}.png" for number in range(len(pictures))]
+        for path, picture in zip(paths, pictures):
+            picture.save(path)
+        return paths
+
+    picture, scene = scenes.draw_scene(rng, *sizes(1)[0])
+    yield save(picture), rng.choice(scenes.questions(rng, scene))[1]
+    first, second = scenes.draw_pair(rng, sizes(2))
+    yield save(first[0], second[0]), scenes.pair_question(rng, first[1], second[1])[1]
+    yield [], scenes.text_dialogue(rng)[0]
 
 
 def make_checkpoint(build, rng, folder):
@@ -50,10 +73,10 @@ def make_checkpoint(build, rng, folder):
     print(f"{'tiny' if config is None else config.stem} {' '.join(args)}")
 
 
-def run_cenote(build, folder, image, prompt):
+def run_cenote(build, model, folder, images, prompt, steps):
     done = subprocess.run(
-        [build / "cli/cenote", "run", f"{folder}/m", "--image", image, "--prompt", prompt,
-         "--max-tokens", str(STEPS), "--temperature", "0", "--kv-type", "f32", "--memory",
+        [build / "cli/cenote", "run", model, *(f"--image={image}" for image in images), "--prompt",
+         prompt, "--max-tokens", str(steps), "--temperature", "0", "--kv-type", "f32", "--memory",
          "512MiB", "--json", "--logits", f"{folder}/logits.npy"],
         capture_output=True, text=True, encoding="utf-8")
     if done.returncode != 0:
@@ -84,6 +107,14 @@ def compare(report, logits, result):
     check(len(report["token_ids"]) == len(result["token_ids"]) == logits.shape[0], "length")
 
 
+def compare_one(build, reference, folder, images, prompt, steps):
+    report, logits = run_cenote(build, reference.directory, folder, images, prompt, steps)
+    result = reference.run({"prompt": prompt}, images, steps)
+    compare(report, logits, result)
+    print(f"equal: {len(images)} pictures, {len(result['prompt_ids'])} prompt ids, "
+          f"{report['text']!r}, tokens {report['token_ids']}")
+
+
 def main():
     build = pathlib.Path(sys.argv[1])
     if not (build / "cli/cenote").exists():
@@ -91,15 +122,18 @@ def main():
         sys.exit(77)
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().getrandbits(32)
     print(f"seed {seed}")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         make_checkpoint(build, rng, folder)
-        image, prompt = draw_request(rng, folder)
-        report, logits = run_cenote(build, folder, image, prompt)
-        result = Reference(f"{folder}/m").run({"prompt": prompt}, [image], STEPS)
-    compare(report, logits, result)
-    print(f"equal: {len(result['prompt_ids'])} prompt ids, tokens {report['token_ids']}")
+        images, prompt = draw_request(rng, folder)
+        compare_one(build, Reference(f"{folder}/m"), folder, images, prompt, STEPS)
+        if scenes.fonts_missing():
+            print(f"skipped: the shipped model; no fonts {scenes.fonts_missing()}")
+            return
+        shipped = Reference(str(SHIPPED))
+        for images, prompt in draw_shipped_requests(rng, folder):
+            compare_one(build, shipped, folder, images, prompt, STEPS_SHIPPED)
 
 
 if __name__ == "__main__":

@@ -129,9 +129,8 @@ class Reference:
 
     # ---- values ----
 
-    def run(self, request, image_paths, steps):
-        """Everything about one request, stages as {(name, image): array}."""
-        pictures = [self.pixels(path) for path in image_paths]
+    def inputs(self, request, pictures):
+        """Prompt ids, and what the model takes."""
         merge = self.processor["merge_size"] ** 2
         ids = self.prompt_ids(request, [rows.shape[0] // merge for rows, _, _ in pictures])
         inputs = {"input_ids": torch.tensor([ids]),
@@ -139,6 +138,22 @@ class Reference:
         if pictures:
             inputs["pixel_values"] = torch.cat([rows for rows, _, _ in pictures])
             inputs["image_grid_thw"] = torch.tensor([grid for _, grid, _ in pictures])
+        return ids, inputs
+
+    @torch.no_grad()
+    def agrees(self, request, image_paths, token_ids):
+        """Whether greedy decoding gives these ids: each is the likeliest after those before it,
+        which one pass tells."""
+        ids, inputs = self.inputs(request, [self.pixels(path) for path in image_paths])
+        inputs["input_ids"] = torch.tensor([ids + token_ids[:-1]])
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        logits = self.model(**inputs).logits[0, len(ids) - 1:]
+        return logits.argmax(-1).tolist() == token_ids
+
+    def run(self, request, image_paths, steps):
+        """Everything about one request, stages as {(name, image): array}."""
+        pictures = [self.pixels(path) for path in image_paths]
+        ids, inputs = self.inputs(request, pictures)
         stages, handles = {}, self._hook([rows.shape[0] for rows, _, _ in pictures])
         try:
             self._stages = stages

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The shipped model through the runner: answers on pictures that it was not trained on, against
- * what transformers answered (tools/demo_model/answers.py stored both). A trained model tells a
+ * what transformers answered (make_demo.py stored both). A trained model tells a
  * right run from a plausible one: a fault that random weights would hide in noise changes words.
  *
  * Each question is asked twice: with room, and in the smallest budget that works, where the

@@ -20,8 +20,8 @@ def scene_pictures(seed, count, sizes=None, quality=None):
     """(image tensor, [(task, question, answer)]) of `count` pictures."""
     for number in range(count):
         rng = random.Random(f"evaluate/{seed}/{number}")
-        size = rng.choice(sizes or train.grid_sizes())
-        image, scene = scenes.draw_scene(rng, *train.natural_size(rng, size))
+        size = rng.choice(sizes or scenes.grid_sizes())
+        image, scene = scenes.draw_scene(rng, *scenes.natural_size(rng, size))
         if quality is not None:
             image = scenes.jpeg(image, quality)
         yield [train.to_tensor(image, size)], scenes.questions(rng, scene)
@@ -30,8 +30,8 @@ def scene_pictures(seed, count, sizes=None, quality=None):
 def pair_pictures(seed, count):
     for number in range(count):
         rng = random.Random(f"evaluate pairs/{seed}/{number}")
-        sizes = [rng.choice(train.grid_sizes(side_max=224)) for _ in range(2)]
-        pair = scenes.draw_pair(rng, [train.natural_size(rng, s) for s in sizes])
+        sizes = [rng.choice(scenes.grid_sizes(side_max=224)) for _ in range(2)]
+        pair = scenes.draw_pair(rng, [scenes.natural_size(rng, s) for s in sizes])
         yield ([train.to_tensor(p[0], s) for p, s in zip(pair, sizes)],
                [scenes.pair_question(rng, pair[0][1], pair[1][1])])
 
@@ -44,8 +44,8 @@ def texts(seed, count):
 
 
 def unseen_sizes():
-    sides = train.IMAGE_SIDES + train.UNSEEN_SIDES
-    return [s for s in train.grid_sizes(sides, 352) if set(s) & set(train.UNSEEN_SIDES)]
+    sides = scenes.IMAGE_SIDES + scenes.UNSEEN_SIDES
+    return [s for s in scenes.grid_sizes(sides, 352) if set(s) & set(scenes.UNSEEN_SIDES)]
 
 
 @torch.no_grad()

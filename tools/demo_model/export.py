@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import network
-import train
+import scenes
 import words
 
 TEMPLATE = (
@@ -69,8 +69,8 @@ def main():
     write_json(args.out / "preprocessor_config.json", {
         "image_processor_type": "Qwen2VLImageProcessorFast",
         # The slow class of transformers 4.57 reads only min_pixels and max_pixels.
-        "size": {"shortest_edge": 9216, "longest_edge": train.PIXELS_MAX},
-        "min_pixels": 9216, "max_pixels": train.PIXELS_MAX,
+        "size": {"shortest_edge": scenes.PIXELS_MIN, "longest_edge": scenes.PIXELS_MAX},
+        "min_pixels": scenes.PIXELS_MIN, "max_pixels": scenes.PIXELS_MAX,
         "patch_size": 16, "temporal_patch_size": 2, "merge_size": 2,
         "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3})
     write_json(args.out / "chat_template.json", {"chat_template": TEMPLATE})

@@ -19,6 +19,9 @@ ZONES = ["top left", "top", "top right", "left", "middle", "right",
 WORDS = ["cat", "dog", "sun", "tree", "fish", "book", "moon", "milk"]
 CHARACTERS = "0123456789" + "".join(sorted(set("".join(WORDS))))
 FONTS = [None, "DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf"]
+IMAGE_SIDES = [96, 128, 160, 192, 224, 256, 320]  # as the model sees pictures, in training
+UNSEEN_SIDES = [288, 352]
+PIXELS_MIN, PIXELS_MAX = 9216, 65536
 _font_cache = {}
 
 
@@ -28,6 +31,32 @@ def font(name, size):
         _font_cache[key] = (ImageFont.load_default(size) if name is None
                             else ImageFont.truetype(name, size))
     return _font_cache[key]
+
+
+def fonts_missing():
+    """Fonts that this machine lacks; without them no numbers and words can be drawn."""
+    missing = []
+    for name in FONTS:
+        try:
+            font(name, 20)
+        except OSError:
+            missing.append(name)
+    return missing
+
+
+# ---- sizes ----
+
+def grid_sizes(sides=IMAGE_SIDES, side_max=320):
+    """(width, height) pairs that the processor admits, aspect up to 2.5."""
+    return [(w, h) for w in sides for h in sides
+            if PIXELS_MIN <= w * h <= PIXELS_MAX and max(w, h) <= side_max and max(w, h) <= 2.5 * min(w, h)]
+
+
+def natural_size(rng, size):
+    """A picture size that the processor maps to `size`: anything that rounds to it."""
+    if rng.random() < 0.4:
+        return size
+    return tuple(max(90, s + rng.randint(-14, 14)) for s in size)
 
 
 # ---- drawing ----

@@ -25,26 +25,10 @@ import network
 import scenes
 import words
 
-IMAGE_SIDES = [96, 128, 160, 192, 224, 256, 320]  # 288 and 352 are never seen in training
-PIXELS_MAX = 65536
-UNSEEN_SIDES = [288, 352]
 BRANCHES = 5
 
 
 # ---- pictures ----
-
-def grid_sizes(sides=IMAGE_SIDES, side_max=320):
-    """(width, height) pairs that the processor admits, aspect up to 2.5."""
-    return [(w, h) for w in sides for h in sides
-            if 9216 <= w * h <= PIXELS_MAX and max(w, h) <= side_max and max(w, h) <= 2.5 * min(w, h)]
-
-
-def natural_size(rng, size):
-    """A picture size that the processor maps to `size`: anything that rounds to it."""
-    if rng.random() < 0.4:
-        return size
-    return tuple(max(90, s + rng.randint(-14, 14)) for s in size)
-
 
 def to_tensor(image, size):
     """The model's own resize: PyTorch's antialiased bicubic on bytes."""
@@ -79,10 +63,10 @@ def crowd_labels(items, image_size, size):
 
 
 def crowd_batch(rng, count, side_max):
-    size = rng.choice(grid_sizes(side_max=side_max))
+    size = rng.choice(scenes.grid_sizes(side_max=side_max))
     images, labels = [], []
     for _ in range(count):
-        drawn = natural_size(rng, size)
+        drawn = scenes.natural_size(rng, size)
         image, items = scenes.draw_crowd(rng, *drawn)
         images.append(to_tensor(image, size))
         labels.append(crowd_labels(items, image.size, size))
@@ -90,10 +74,10 @@ def crowd_batch(rng, count, side_max):
 
 
 def picture_batch(rng, count, side_max, shapes_max):
-    size = rng.choice(grid_sizes(side_max=side_max))
+    size = rng.choice(scenes.grid_sizes(side_max=side_max))
     images, dialogues = [], []
     for _ in range(count):
-        image, scene = scenes.draw_scene(rng, *natural_size(rng, size), shapes_max=shapes_max)
+        image, scene = scenes.draw_scene(rng, *scenes.natural_size(rng, size), shapes_max=shapes_max)
         asked = scenes.questions(rng, scene)
         first, rest = asked[:1], asked[1:]
         rng.shuffle(rest)
@@ -106,10 +90,10 @@ def picture_batch(rng, count, side_max, shapes_max):
 
 
 def pair_batch(rng, count, side_max):
-    sizes = [rng.choice(grid_sizes(side_max=min(side_max, 224))) for _ in range(2)]
+    sizes = [rng.choice(scenes.grid_sizes(side_max=min(side_max, 224))) for _ in range(2)]
     images, dialogues = [[], []], []
     for _ in range(count):
-        pair = scenes.draw_pair(rng, [natural_size(rng, s) for s in sizes])
+        pair = scenes.draw_pair(rng, [scenes.natural_size(rng, s) for s in sizes])
         for slot in range(2):
             images[slot].append(to_tensor(pair[slot][0], sizes[slot]))
         asked = [scenes.pair_question(rng, pair[0][1], pair[1][1])[1:] for _ in range(3)]
