@@ -310,7 +310,7 @@ static void chat_fini(chat_fixture *fixture)
 static void assert_rendered(chat_fixture *fixture, qwen_chat_prompt prompt, bool think,
                             const char *expected_text)
 {
-    const qwen_chat_style style = {think};
+    const qwen_chat_style style = {.think_suffix = think};
     cenote_error err;
     qwen_ids ids = {.count_max = 10000};
     qwen_ids expected = {.count_max = 10000};
@@ -358,7 +358,7 @@ static void test_control_text(void **state)
     (void)state;
     chat_fixture f;
     cenote_error err;
-    const qwen_chat_style style = {false};
+    const qwen_chat_style style = {.think_suffix = false};
     qwen_ids ids = {.count_max = 10000};
     chat_init(&f);
     /* As data: only our own markers are in it. */
@@ -377,7 +377,7 @@ static void test_control_text(void **state)
     prompt.parse_special = true;
     const uint64_t count = ids.count;
     assert_int_equal(qwen_chat_render(f.tokenizer, &style, &prompt, &ids, &err), CENOTE_E_INVAL);
-    assert_non_null(strstr(err.message, "1 image pad tokens of its own next to 1 images"));
+    assert_non_null(strstr(err.message, "1 image pad tokens of its own next to the images"));
     assert_int_equal(ids.count, count);
     qwen_ids_fini(&ids);
     prompt.image_count = 0;
@@ -403,7 +403,7 @@ static void test_raw(void **state)
 
     static const uint32_t wrong_counts[] = {0, 1, 3};
     for (size_t i = 0; i < 3; i++) {
-        const qwen_chat_style style = {false};
+        const qwen_chat_style style = {.think_suffix = false};
         cenote_error err;
         char numbers[64];
         qwen_ids ids = {.count_max = 10000};
@@ -427,7 +427,7 @@ static void test_render_faults(void **state)
 {
     (void)state;
     chat_fixture f;
-    const qwen_chat_style style = {false};
+    const qwen_chat_style style = {.think_suffix = false};
     cenote_error err;
     qwen_ids ids = {.count_max = 10000};
     chat_init(&f);

@@ -191,12 +191,17 @@ uint32_t qwen_tokenizer_id_limit(const qwen_tokenizer *tokenizer)
     return tokenizer->id_limit;
 }
 
-static bool is_special(const qwen_tokenizer *tokenizer, uint32_t id)
+static const qwen_added_token *added_of(const qwen_tokenizer *tokenizer, uint32_t id)
 {
     for (uint32_t i = 0; i < tokenizer->added_count; i++)
         if (tokenizer->added[i].id == id)
-            return tokenizer->added[i].special;
-    return false;
+            return &tokenizer->added[i];
+    return NULL;
+}
+
+bool qwen_tokenizer_is_added(const qwen_tokenizer *tokenizer, uint32_t id)
+{
+    return added_of(tokenizer, id) != NULL;
 }
 
 size_t qwen_tokenizer_token_bytes(const qwen_tokenizer *tokenizer, uint32_t id,
@@ -206,7 +211,8 @@ size_t qwen_tokenizer_token_bytes(const qwen_tokenizer *tokenizer, uint32_t id,
     if (id >= tokenizer->id_limit || tokenizer->starts[id] == 0)
         return 0;
     *out_bytes = qwen_tokenizer_bytes_at(tokenizer, tokenizer->starts[id], &count);
-    *out_special = is_special(tokenizer, id);
+    const qwen_added_token *added = added_of(tokenizer, id);
+    *out_special = added != NULL && added->special;
     return count;
 }
 

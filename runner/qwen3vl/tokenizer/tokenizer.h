@@ -55,6 +55,9 @@ CENOTE_MUST_CHECK cenote_status qwen_tokenizer_encode(qwen_tokenizer *tokenizer,
 size_t qwen_tokenizer_token_bytes(const qwen_tokenizer *tokenizer, uint32_t id,
                                   const unsigned char **out_bytes, bool *out_special);
 
+/** Whether an id is an added token, special or not. */
+bool qwen_tokenizer_is_added(const qwen_tokenizer *tokenizer, uint32_t id);
+
 /** Streaming detokenizer: gives whole UTF-8 characters only; invalid bytes become U+FFFD as the
  *  UTF-8 decoder of Python's errors="replace" does. */
 typedef struct qwen_detokenizer {
