@@ -61,7 +61,7 @@ static const char *images_hint(const qwen_shape *shape)
 int cli_refuse(const struct cli_options *options, const qwen_plan *plan, const qwen_shape *shape)
 {
     char needs[CENOTE_ERROR_MESSAGE_BYTES];
-    qwen_plan_explain(plan, shape, needs, sizeof needs);
+    qwen_plan_explain(plan, needs, sizeof needs);
     char limit[CLI_BYTES_TEXT];
     if (options->memory_text != NULL)
         cli_say("--memory %s is too small: %s%s", options->memory_text, needs, images_hint(shape));

@@ -36,9 +36,9 @@ typedef struct cenote_kv_options {
         CENOTE_KV_OPTIONS_VERSION, 0, 0, 0, 0, CENOTE_DTYPE_F32                                    \
     }
 
-/** What a cache with these options charges when it is full, its table of blocks included, to the
- *  byte; UINT64_MAX on overflow. Small blocks share granules. */
-CENOTE_API uint64_t cenote_kv_charge_bytes(const cenote_kv_options *options);
+/** What a cache with these options charges when @p token_count tokens are reserved, its table of
+ *  blocks included, to the byte; UINT64_MAX on overflow. Small blocks share granules. */
+CENOTE_API uint64_t cenote_kv_charge_bytes(const cenote_kv_options *options, uint64_t token_count);
 
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_kv_create(cenote_pool *pool,
                                                             const cenote_kv_options *options,
@@ -49,6 +49,10 @@ CENOTE_API void cenote_kv_destroy(cenote_kv *kv);
  *  CENOTE_E_BUDGET, CENOTE_E_NOMEM; then nothing has changed. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_kv_reserve(cenote_kv *kv, uint64_t token_count,
                                                              cenote_error *err);
+
+/** Gives back to the pool what lies behind tokens [0, token_count); those keep their keys and
+ *  values. What small blocks share with them stays. */
+CENOTE_API void cenote_kv_truncate(cenote_kv *kv, uint64_t token_count);
 
 /** The part of block @p block that holds @p layer: keys [kv head][16][head_dim], then values
  *  alike. The block must be reserved. */

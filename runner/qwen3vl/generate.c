@@ -98,7 +98,7 @@ static cenote_status prefill_chunks(qwen_run *run, const qwen_job *job,
                                     cenote_error *err)
 {
     uint64_t total = job->prompt.count, step = run->plan->prefill_chunk_tokens;
-    for (uint64_t first = 0; first < total; first += step) {
+    for (uint64_t first = run->shape->past_tokens; first < total; first += step) {
         const qwen_chunk chunk = {
             .ids = job->prompt.ids + first,
             .first = first,
@@ -114,7 +114,7 @@ static cenote_status prefill_chunks(qwen_run *run, const qwen_job *job,
     return CENOTE_OK;
 }
 
-/* The whole prompt, up to the first token. */
+/* What of the prompt is not in the cache yet, up to the first token. */
 static cenote_status prefill(qwen_run *run, qwen_job *job, qwen_sampler *sampler, bool *out_end,
                              cenote_error *err)
 {
@@ -198,27 +198,25 @@ static void fill_resident(const qwen_run *run, qwen_result *result)
     result->resident_refused_panels = stats.refused_panels;
 }
 
-static cenote_status run_phases(qwen_session *session, qwen_job *job, qwen_result *result,
-                                bool *out_end, cenote_error *err)
+static cenote_status run_phases(qwen_session *session, qwen_job *job, qwen_sampler *sampler,
+                                qwen_result *result, bool *out_end, cenote_error *err)
 {
     qwen_run *run = &session->run;
+    bool pictures = run->shape->image_first < run->shape->image_count;
     double start = seconds_now();
     cenote_status status = qwen_turn_begin(session, err);
     if (status == CENOTE_OK)
         status = qwen_turn_load(session, err);
     double loaded = seconds_now();
     result->load_s = loaded - start;
-    if (status == CENOTE_OK)
-        status = cenote_resident_resize(run->resident_rows, run->plan->resident_vision_bytes, err);
-    if (status == CENOTE_OK && run->shape->image_count > 0)
+    if (status == CENOTE_OK && pictures)
         status = qwen_vision_run(run, err);
     double seen = seconds_now();
-    result->vision_s = run->shape->image_count > 0 ? seen - loaded : 0;
-    qwen_sampler sampler = {job->request->temperature, job->request->seed};
+    result->vision_s = pictures ? seen - loaded : 0;
     if (status == CENOTE_OK)
         status = cenote_resident_resize(run->resident_rows, run->plan->resident_prefill_bytes, err);
     if (status == CENOTE_OK)
-        status = prefill(run, job, &sampler, out_end, err);
+        status = prefill(run, job, sampler, out_end, err);
     double filled = seconds_now();
     result->prefill_s = filled - seen;
     cenote_stream_stop(run->stream);
@@ -230,7 +228,7 @@ static cenote_status run_phases(qwen_session *session, qwen_job *job, qwen_resul
     run->layer_waiting_s = job->layer_waiting_s;
     run->waited_ns = before.wait_ns;
     if (status == CENOTE_OK)
-        status = decode(run, job, &sampler, out_end, err);
+        status = decode(run, job, sampler, out_end, err);
     run->layer_waiting_s = NULL;
     result->decode_s = seconds_now() - filled;
     cenote_weights_stats_get(run->model->weights, &after);
@@ -268,12 +266,14 @@ static void fill_result(qwen_job *job, const qwen_plan *plan, cenote_status stat
     result->layer_waiting_s = job->layer_waiting_s;
     result->layer_waiting_count = job->model->config.text.layer_count + 1;
     result->seconds_waiting_start = 1e-9 * (double)(after.wait_start_ns - before->wait_start_ns);
+    result->prompt_tokens = job->prompt.count;
+    result->past_tokens = job->shape.past_tokens;
     result->seconds_waiting = 1e-9 * (double)(after.wait_ns - before->wait_ns);
 }
 
-/* One turn; out_result is filled however it ends. */
-static cenote_status run_turn(qwen_session *session, qwen_job *job, const qwen_plan *plan,
-                              const qwen_events *events, qwen_result *out_result, cenote_error *err)
+cenote_status qwen_turn_run(qwen_session *session, qwen_job *job, const qwen_plan *plan,
+                            const qwen_events *events, const volatile sig_atomic_t *cancelled,
+                            qwen_sampler *sampler, qwen_result *out_result, cenote_error *err)
 {
     static const qwen_events no_events = {0};
     job->events = events != NULL ? events : &no_events;
@@ -283,13 +283,13 @@ static cenote_status run_turn(qwen_session *session, qwen_job *job, const qwen_p
     run->shape = &job->shape;
     run->events = job->events;
     run->image_paths = job->request->image_paths;
-    run->cancelled = &job->cancelled;
+    run->cancelled = cancelled;
     run->page_table_peak_bytes = 0;
     cenote_weights_stats before;
     cenote_weights_stats_get(run->model->weights, &before);
     qwen_result result = {0};
     bool end = false;
-    cenote_status status = run_phases(session, job, &result, &end, err);
+    cenote_status status = run_phases(session, job, sampler, &result, &end, err);
     qwen_turn_end(session);
     result.page_table_peak_bytes = run->page_table_peak_bytes;
     qwen_detokenizer_feed(&job->detokenizer, NULL, 0, emit_text, job); /* what is left of it */
@@ -305,11 +305,12 @@ cenote_status qwen_job_run(qwen_job *job, const qwen_plan *plan, const qwen_even
 {
     double start = seconds_now();
     qwen_session *session;
-    cenote_status status = qwen_session_open(job->model, &job->shape, plan, &session, err);
+    cenote_status status = qwen_session_create(job->model, &job->shape, plan, &session, err);
     if (status != CENOTE_OK)
         return status;
     double open_s = seconds_now() - start;
-    status = run_turn(session, job, plan, events, out_result, err);
+    qwen_sampler sampler = {job->request->temperature, job->request->seed};
+    status = qwen_turn_run(session, job, plan, events, &job->cancelled, &sampler, out_result, err);
     out_result->load_s += open_s;
     qwen_session_close(session);
     return status;

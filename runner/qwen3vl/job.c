@@ -24,9 +24,6 @@ static cenote_status probe_image(qwen_job *job, uint32_t i, cenote_error *err)
                                    &shape->grid_h[i], &shape->grid_w[i], &detail);
     if (status != CENOTE_OK)
         return cenote_error_set(err, status, "%s: %.300s", path, detail.message);
-    job->grids[i][0] = 1;
-    job->grids[i][1] = shape->grid_h[i];
-    job->grids[i][2] = shape->grid_w[i];
     return qwen_image_load_bytes(path, shape->grid_h[i] * patch, shape->grid_w[i] * patch,
                                  &shape->decode_bytes[i], err);
 }
@@ -53,13 +50,13 @@ cenote_status qwen_shape_image_add(const qwen_model *model, uint32_t width, uint
     return CENOTE_OK;
 }
 
-static uint64_t image_tokens(const qwen_job *job, uint32_t i)
+uint64_t qwen_job_image_tokens(const qwen_job *job, uint32_t i)
 {
     return (uint64_t)job->shape.grid_h[i] * job->shape.grid_w[i] /
            qwen_merge_count(&job->model->config.vision);
 }
 
-static cenote_status render_prompt(qwen_job *job, cenote_error *err)
+static cenote_status render_prompt(qwen_job *job, const qwen_job_past *past, cenote_error *err)
 {
     const qwen_model *model = job->model;
     const qwen_request *request = job->request;
@@ -70,12 +67,14 @@ static cenote_status render_prompt(qwen_job *job, cenote_error *err)
     }
     uint64_t counts[QWEN_IMAGES_MAX];
     for (uint32_t i = 0; i < request->image_count; i++)
-        counts[i] = image_tokens(job, i);
+        counts[i] = qwen_job_image_tokens(job, i);
     const qwen_chat_prompt prompt = {
         .system = request->system,
+        .past = past->turns,
+        .past_count = past->turn_count,
         .user = request->prompt,
-        .image_count = request->image_count,
-        .image_token_counts = counts,
+        .image_count = request->image_count - past->images->image_count,
+        .image_token_counts = counts + past->images->image_count,
         .raw = request->raw_prompt,
         .parse_special = request->parse_special,
         .image_token_id = model->config.image_token_id,
@@ -114,7 +113,7 @@ static cenote_status make_spans(qwen_job *job, cenote_error *err)
         while (token < job->prompt.count &&
                job->prompt.ids[token] != job->model->config.image_token_id)
             token++;
-        uint64_t count = image_tokens(job, image);
+        uint64_t count = qwen_job_image_tokens(job, image);
         if (!is_image_run(job, token, count))
             return cenote_error_set(err, CENOTE_E_INVAL,
                                     "the prompt holds fewer than %llu image tokens for image %u",
@@ -159,8 +158,42 @@ static cenote_status check_request(const qwen_request *request, cenote_error *er
     return status == CENOTE_OK ? check_utf8("system text", request->system, err) : status;
 }
 
-cenote_status qwen_job_create(qwen_model *model, const qwen_request *request, qwen_job **out_job,
-                              cenote_error *err)
+static void set_grid(qwen_job *job, uint32_t i)
+{
+    job->grids[i][0] = 1;
+    job->grids[i][1] = job->shape.grid_h[i];
+    job->grids[i][2] = job->shape.grid_w[i];
+}
+
+static cenote_status fill_job(qwen_job *job, const qwen_job_past *past, cenote_error *err)
+{
+    const qwen_request *request = job->request;
+    uint32_t image = past->images->image_count;
+    job->shape = *past->images;
+    for (uint32_t i = 0; i < image; i++)
+        set_grid(job, i);
+    for (; image < request->image_count; image++) {
+        cenote_status status = probe_image(job, image, err);
+        if (status != CENOTE_OK)
+            return status;
+        set_grid(job, image);
+    }
+    job->shape.image_count = request->image_count;
+    cenote_status status = render_prompt(job, past, err);
+    if (status == CENOTE_OK)
+        status = make_spans(job, err);
+    job->shape.prompt_tokens = job->prompt.count;
+    job->shape.max_tokens = request->max_tokens;
+    job->shape.kv_dtype = request->kv_dtype;
+    job->shape.thread_count = request->thread_count;
+    job->shape.unpacked = request->unpacked;
+    job->shape.io_engine = request->io_engine;
+    return status;
+}
+
+cenote_status qwen_job_create_after(qwen_model *model, const qwen_request *request,
+                                    const qwen_job_past *past, qwen_job **out_job,
+                                    cenote_error *err)
 {
     cenote_status status = check_request(request, err);
     if (status != CENOTE_OK)
@@ -174,25 +207,21 @@ cenote_status qwen_job_create(qwen_model *model, const qwen_request *request, qw
         calloc(model->config.text.layer_count + 1u, sizeof *job->layer_waiting_s);
     if (job->layer_waiting_s == NULL)
         status = cenote_error_set(err, CENOTE_E_NOMEM, "no memory for a request");
-    for (uint32_t i = 0; status == CENOTE_OK && i < request->image_count; i++)
-        status = probe_image(job, i, err);
+    else
+        status = fill_job(job, past, err);
     if (status == CENOTE_OK)
-        status = render_prompt(job, err);
-    if (status == CENOTE_OK)
-        status = make_spans(job, err);
-    if (status != CENOTE_OK) {
+        *out_job = job;
+    else
         qwen_job_destroy(job);
-        return status;
-    }
-    job->shape.image_count = request->image_count;
-    job->shape.prompt_tokens = job->prompt.count;
-    job->shape.max_tokens = request->max_tokens;
-    job->shape.kv_dtype = request->kv_dtype;
-    job->shape.thread_count = request->thread_count;
-    job->shape.unpacked = request->unpacked;
-    job->shape.io_engine = request->io_engine;
-    *out_job = job;
-    return CENOTE_OK;
+    return status;
+}
+
+cenote_status qwen_job_create(qwen_model *model, const qwen_request *request, qwen_job **out_job,
+                              cenote_error *err)
+{
+    static const qwen_shape no_images = {0};
+    static const qwen_job_past no_past = {.images = &no_images};
+    return qwen_job_create_after(model, request, &no_past, out_job, err);
 }
 
 void qwen_job_destroy(qwen_job *job)

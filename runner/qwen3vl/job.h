@@ -8,6 +8,14 @@
 
 #include "run.h"
 
+/** The conversation that a request goes on with. */
+typedef struct qwen_job_past {
+    const qwen_chat_turn *turns;
+    uint32_t turn_count;
+    const qwen_shape *images; /**< image_count, grids and decode_bytes of all turns' images; the
+                                   request's paths begin with theirs */
+} qwen_job_past;
+
 struct qwen_job {
     qwen_model *model;
     const qwen_request *request;
@@ -27,5 +35,13 @@ struct qwen_job {
     size_t text_capacity;
     bool text_failed; /* the heap gave no room for the kept copy of the text */
 };
+
+/** qwen_job_create() in a conversation; @p past is looked at only here. */
+CENOTE_MUST_CHECK cenote_status qwen_job_create_after(qwen_model *model,
+                                                      const qwen_request *request,
+                                                      const qwen_job_past *past, qwen_job **out_job,
+                                                      cenote_error *err);
+/** Tokens of image @p i. */
+uint64_t qwen_job_image_tokens(const qwen_job *job, uint32_t i);
 
 #endif

@@ -15,7 +15,7 @@
 
 #include "kernels/kernels.h"
 #include "layout.h"
-#include "qwen3vl.h"
+#include "plan.h"
 
 #define SLOTS_MIN              2u
 #define SLOTS_GOOD             8u
@@ -24,6 +24,10 @@
 #define CHUNK_TOKENS_MIN       16u
 #define MAX_TOKENS_DEFAULT     512u
 #define MAX_TOKENS_DEFAULT_MIN 16u
+#define CONTEXT_DEFAULT        4096u
+#define CONTEXT_DEFAULT_MIN    512u
+/* New text of a turn that a session is made for; longer ones go in chunks. */
+#define TURN_TOKENS 256u
 /* Stack and descriptor pages that a thread touches. */
 #define THREAD_BYTES (64u << 10)
 
@@ -32,11 +36,14 @@ struct choice {
     uint64_t chunk_tokens;
     uint32_t slot_count;
     uint32_t max_tokens;
+    uint64_t context_tokens; /* 0: the prompt and max_tokens */
 };
 
 struct planner {
     const qwen_model *model;
     const qwen_shape *shape;
+    const qwen_plan *held; /* of the session that the turn is on; NULL: nothing is held yet */
+    uint64_t fresh_tokens; /* of the prompt, not in the cache yet */
     uint64_t patches;
     uint64_t patches_of_largest;
     unsigned threads;
@@ -68,14 +75,14 @@ static void fill_vision(const struct planner *planner, qwen_plan *plan)
 {
     const qwen_model *model = planner->model;
     const qwen_shape *shape = planner->shape;
-    if (shape->image_count == 0)
+    if (shape->image_first == shape->image_count)
         return;
     qwen_vision_layout layout;
     qwen_vision_layout_make(model, planner->patches, planner->patches_of_largest, &layout);
     plan->vision_bytes = pool_bytes(layout.size_bytes);
     plan->image_bytes = pool_bytes(qwen_features_bytes(model, planner->patches));
     uint64_t patch = model->config.vision.patch_size;
-    for (uint32_t i = 0; i < shape->image_count; i++) {
+    for (uint32_t i = shape->image_first; i < shape->image_count; i++) {
         uint64_t pixels = shape->grid_h[i] * patch * shape->grid_w[i] * patch;
         plan->decode_image_bytes =
             max_u64(plan->decode_image_bytes, pool_bytes(pixels * 3) + shape->decode_bytes[i]);
@@ -107,7 +114,7 @@ static uint64_t books_bytes(const struct planner *planner, const qwen_plan *plan
 {
     uint64_t books = planner->model->resident_book_bytes +
                      cenote_pool_overhead_bytes(qwen_plan_parameters_quota(plan)) +
-                     cenote_pool_overhead_bytes(plan->kv_bytes) +
+                     cenote_pool_overhead_bytes(plan->kv_quota_bytes) +
                      cenote_pool_overhead_bytes(qwen_plan_activations_quota(plan));
     return plan->image_bytes > 0 ? books + cenote_pool_overhead_bytes(plan->image_bytes) : books;
 }
@@ -123,12 +130,17 @@ static uint64_t total_bytes(const qwen_plan *plan)
 static uint64_t fill(const struct planner *planner, struct choice choice, qwen_plan *plan)
 {
     const qwen_model *model = planner->model;
-    uint64_t token_max = planner->shape->prompt_tokens + choice.max_tokens;
+    uint64_t token_max = choice.context_tokens > 0
+                             ? choice.context_tokens
+                             : planner->shape->prompt_tokens + choice.max_tokens;
     cenote_kv_options kv = kv_options(planner, token_max);
+    uint64_t kv_tokens =
+        planner->held != NULL ? planner->shape->prompt_tokens + choice.max_tokens : token_max;
     qwen_text_layout prefill, token;
     qwen_text_layout_make(model, choice.chunk_tokens, token_max, &prefill);
     qwen_text_layout_make(model, 1, token_max, &token);
-    plan->kv_bytes = cenote_kv_charge_bytes(&kv);
+    plan->kv_quota_bytes = cenote_kv_charge_bytes(&kv, token_max);
+    plan->kv_bytes = cenote_kv_charge_bytes(&kv, kv_tokens);
     plan->prefill_bytes = pool_bytes(prefill.size_bytes);
     plan->token_bytes = pool_bytes(token.size_bytes);
     plan->staging_bytes = ring_bytes(planner, choice.slot_count);
@@ -137,9 +149,10 @@ static uint64_t fill(const struct planner *planner, struct choice choice, qwen_p
     plan->books_bytes = books_bytes(planner, plan);
     plan->max_tokens = choice.max_tokens;
     plan->context_tokens = token_max;
+    plan->kv_tokens = kv_tokens;
     plan->slot_count = choice.slot_count;
     plan->prefill_chunk_tokens = choice.chunk_tokens;
-    plan->prefill_weight_passes = ceil_div(planner->shape->prompt_tokens, choice.chunk_tokens);
+    plan->prefill_weight_passes = ceil_div(planner->fresh_tokens, choice.chunk_tokens);
     return total_bytes(plan);
 }
 
@@ -175,6 +188,11 @@ static void set_max_tokens(struct choice *choice, uint64_t value)
     choice->max_tokens = (uint32_t)value;
 }
 
+static void set_context(struct choice *choice, uint64_t value)
+{
+    choice->context_tokens = value;
+}
+
 /* 8 MiB ahead, 3 ms of a quick disk: more would be memory that holds no weights. Small panels take
  * more slots for that, up to an eighth of the longest program. */
 static uint32_t slots_wanted(const struct planner *planner)
@@ -189,19 +207,41 @@ static uint32_t slots_wanted(const struct planner *planner)
     return slots > SLOTS_GOOD ? (uint32_t)slots : SLOTS_GOOD;
 }
 
+/* As few chunks as fit, of equal size. */
+static void choose_chunk(const struct planner *planner, struct choice *choice, qwen_plan *plan)
+{
+    uint64_t fresh = planner->fresh_tokens;
+    set_chunk(choice, largest_fit(planner, *choice, plan, choice->chunk_tokens, fresh, set_chunk));
+    set_chunk(choice, ceil_div(fresh, ceil_div(fresh, choice->chunk_tokens)));
+}
+
 static struct choice choose(const struct planner *planner, struct choice least, uint32_t tokens_top,
                             qwen_plan *plan)
 {
-    uint64_t prompt = planner->shape->prompt_tokens;
     struct choice choice = least;
-    set_chunk(&choice, largest_fit(planner, choice, plan, choice.chunk_tokens, prompt, set_chunk));
-    /* As few chunks as that allows, of equal size. */
-    set_chunk(&choice, ceil_div(prompt, ceil_div(prompt, choice.chunk_tokens)));
+    choose_chunk(planner, &choice, plan);
     set_slots(&choice, largest_fit(planner, choice, plan, SLOTS_MIN, SLOTS_GOOD, set_slots));
     set_max_tokens(
         &choice, largest_fit(planner, choice, plan, choice.max_tokens, tokens_top, set_max_tokens));
     set_slots(&choice, largest_fit(planner, choice, plan, choice.slot_count, slots_wanted(planner),
                                    set_slots));
+    return choice;
+}
+
+/* The rest of a session's memory is for the turns: pictures are the largest part of them. */
+static struct choice choose_session(const struct planner *planner, struct choice least,
+                                    uint64_t context_top, qwen_plan *plan)
+{
+    struct choice choice = least;
+    set_slots(&choice, largest_fit(planner, choice, plan, SLOTS_MIN, SLOTS_GOOD, set_slots));
+    uint64_t limit_bytes = plan->limit_bytes;
+    plan->limit_bytes -= (limit_bytes - fill(planner, choice, plan)) / 2;
+    set_context(&choice, largest_fit(planner, choice, plan, choice.context_tokens, context_top,
+                                     set_context));
+    plan->limit_bytes = limit_bytes;
+    set_slots(&choice, largest_fit(planner, choice, plan, choice.slot_count, slots_wanted(planner),
+                                   set_slots));
+    choose_chunk(planner, &choice, plan);
     return choice;
 }
 
@@ -217,6 +257,8 @@ static void fill_resident(const struct planner *planner, qwen_plan *plan)
     uint64_t prompt = plan->image_bytes + max_u64(plan->prefill_bytes, plan->token_bytes);
     uint64_t left = plan->limit_bytes - stays;
     bool packed = !planner->shape->unpacked && left - plan->token_bytes < model->whole_plain_bytes;
+    if (planner->held != NULL) /* a session's rows keep their form */
+        packed = planner->held->resident_encoding == CENOTE_ENCODING_BF12;
     uint64_t whole = packed ? model->whole_packed_bytes : model->whole_plain_bytes;
     plan->resident_encoding = packed ? CENOTE_ENCODING_BF12 : CENOTE_ENCODING_PLAIN;
     plan->resident_vision_bytes = min_u64(whole, left - max_u64(tower, prompt));
@@ -255,21 +297,22 @@ static void fill_costs(const struct planner *planner, qwen_plan *plan)
     plan->bytes_per_token =
         plan->weight_bytes_per_token - resident_weights(model, plan, plan->resident_bytes);
     plan->bytes_prefill =
-        model->layers_weight_bytes + model->head_weight_bytes + shape->prompt_tokens * embed_row;
+        model->layers_weight_bytes + model->head_weight_bytes + planner->fresh_tokens * embed_row;
     plan->bytes_prefill += (plan->prefill_weight_passes - 1) *
                            (model->layers_weight_bytes -
                             min_u64(model->layers_weight_bytes,
                                     resident_weights(model, plan, plan->resident_prefill_bytes)));
-    double work =
-        (double)shape->prompt_tokens * (double)linear_work(model, model->layers_weight_bytes);
-    work += (double)shape->prompt_tokens * (double)shape->prompt_tokens * text->layer_count *
+    double fresh = (double)planner->fresh_tokens;
+    double work = fresh * (double)linear_work(model, model->layers_weight_bytes);
+    work += fresh * (fresh + 2 * (double)shape->past_tokens) * text->layer_count *
             text->head_count * text->head_dim;
-    if (shape->image_count > 0) {
+    if (shape->image_first < shape->image_count) {
         uint64_t table_bytes = (uint64_t)vision->position_side * vision->position_side *
                                vision->hidden * cenote_dtype_bytes(model->position_dtype);
-        plan->bytes_prefill += model->vision_weight_bytes + table_bytes * shape->image_count;
+        plan->bytes_prefill +=
+            model->vision_weight_bytes + table_bytes * (shape->image_count - shape->image_first);
         work += (double)planner->patches * (double)linear_work(model, model->vision_weight_bytes);
-        for (uint32_t i = 0; i < shape->image_count; i++) {
+        for (uint32_t i = shape->image_first; i < shape->image_count; i++) {
             double patches = (double)shape->grid_h[i] * shape->grid_w[i];
             work += 2 * patches * patches * vision->hidden * vision->depth;
         }
@@ -309,29 +352,44 @@ static uint32_t min_u32(uint64_t a, uint64_t b)
     return (uint32_t)(a < b ? a : b);
 }
 
+static void planner_init(struct planner *planner, const qwen_model *model, const qwen_shape *shape,
+                         const qwen_plan *held)
+{
+    *planner = (struct planner){.model = model, .shape = shape, .held = held};
+    planner->fresh_tokens = shape->prompt_tokens - shape->past_tokens;
+    for (uint32_t i = shape->image_first; i < shape->image_count; i++) {
+        uint64_t patches = (uint64_t)shape->grid_h[i] * shape->grid_w[i];
+        planner->patches += patches;
+        planner->patches_of_largest = max_u64(planner->patches_of_largest, patches);
+    }
+    planner->threads = shape->thread_count > 0 ? shape->thread_count : cenote_cpu_count();
+}
+
+/* What does not depend on a choice. */
+static qwen_plan plan_init(const struct planner *planner, uint64_t limit_bytes)
+{
+    const qwen_model *model = planner->model;
+    const qwen_plan *held = planner->held;
+    qwen_plan plan = {.limit_bytes = limit_bytes};
+    plan.thread_count = planner->threads;
+    plan.panel_bytes = model->panel_bytes_max;
+    plan.process_bytes = QWEN_PROCESS_BYTES + (planner->threads + READERS_MAX) * THREAD_BYTES;
+    plan.tables_bytes = held != NULL ? held->tables_bytes : tables_bytes(model);
+    plan.weights_bytes = pool_bytes(model->resident_floats * sizeof(float));
+    plan.scratch_bytes = pool_bytes(qwen_kernels_scratch_bytes(planner->threads, model->k_max));
+    fill_vision(planner, &plan);
+    return plan;
+}
+
 cenote_status qwen_plan_make(const qwen_model *model, const qwen_shape *shape, uint64_t limit_bytes,
                              qwen_plan *out_plan, cenote_error *err)
 {
     cenote_status status = check_shape(model, shape, err);
     if (status != CENOTE_OK)
         return status;
-    struct planner planner = {.model = model, .shape = shape};
-    for (uint32_t i = 0; i < shape->image_count; i++) {
-        uint64_t patches = (uint64_t)shape->grid_h[i] * shape->grid_w[i];
-        planner.patches += patches;
-        planner.patches_of_largest = max_u64(planner.patches_of_largest, patches);
-    }
-    planner.threads = shape->thread_count > 0 ? shape->thread_count : cenote_cpu_count();
-
-    qwen_plan plan = {.limit_bytes = limit_bytes};
-    plan.thread_count = planner.threads;
-    plan.panel_bytes = model->panel_bytes_max;
-    plan.process_bytes = QWEN_PROCESS_BYTES + (planner.threads + READERS_MAX) * THREAD_BYTES;
-    plan.tables_bytes = tables_bytes(model);
-    plan.weights_bytes = pool_bytes(model->resident_floats * sizeof(float));
-    plan.scratch_bytes = pool_bytes(qwen_kernels_scratch_bytes(planner.threads, model->k_max));
-    fill_vision(&planner, &plan);
-
+    struct planner planner;
+    planner_init(&planner, model, shape, NULL);
+    qwen_plan plan = plan_init(&planner, limit_bytes);
     uint64_t room = model->config.text.position_max - shape->prompt_tokens;
     struct choice least = {
         .chunk_tokens = min_u32(shape->prompt_tokens, CHUNK_TOKENS_MIN),
@@ -352,18 +410,90 @@ cenote_status qwen_plan_make(const qwen_model *model, const qwen_shape *shape, u
     return CENOTE_OK;
 }
 
+cenote_status qwen_plan_session(const qwen_model *model, const qwen_shape *shape,
+                                uint64_t limit_bytes, qwen_plan *out_plan, cenote_error *err)
+{
+    uint64_t position_max = model->config.text.position_max;
+    if (shape->context_tokens > position_max)
+        return cenote_error_set(
+            err, CENOTE_E_INVAL, "a context of %llu tokens: the model admits %llu",
+            (unsigned long long)shape->context_tokens, (unsigned long long)position_max);
+    bool given = shape->context_tokens > 0;
+    struct choice least = {
+        .slot_count = SLOTS_MIN,
+        .max_tokens = 1,
+        .context_tokens =
+            given ? shape->context_tokens : min_u32(position_max, CONTEXT_DEFAULT_MIN),
+    };
+    const qwen_shape typical = {
+        .prompt_tokens = min_u32(least.context_tokens, TURN_TOKENS),
+        .kv_dtype = shape->kv_dtype,
+        .thread_count = shape->thread_count,
+        .unpacked = shape->unpacked,
+    };
+    least.chunk_tokens = min_u32(typical.prompt_tokens, CHUNK_TOKENS_MIN);
+    struct planner planner;
+    planner_init(&planner, model, &typical, NULL);
+    qwen_plan plan = plan_init(&planner, limit_bytes);
+    uint64_t context_top = given ? shape->context_tokens : min_u32(position_max, CONTEXT_DEFAULT);
+    plan.smallest_bytes = fill(&planner, least, &plan);
+    plan.fits = plan.smallest_bytes <= limit_bytes;
+    if (plan.fits) {
+        fill(&planner, choose_session(&planner, least, context_top, &plan), &plan);
+        fill_resident(&planner, &plan);
+    }
+    fill_costs(&planner, &plan);
+    *out_plan = plan;
+    return CENOTE_OK;
+}
+
+cenote_status qwen_plan_turn(const qwen_model *model, const qwen_shape *shape,
+                             const qwen_plan *held, uint64_t limit_bytes, qwen_plan *out_plan,
+                             cenote_error *err)
+{
+    if (shape->prompt_tokens >= held->context_tokens)
+        return cenote_error_set(err, CENOTE_E_INVAL,
+                                "the conversation has %llu tokens with this message, and there is "
+                                "room for %llu",
+                                (unsigned long long)shape->prompt_tokens,
+                                (unsigned long long)held->context_tokens);
+    struct planner planner;
+    planner_init(&planner, model, shape, held);
+    qwen_plan plan = plan_init(&planner, limit_bytes);
+    uint64_t room = held->context_tokens - shape->prompt_tokens;
+    bool given = shape->max_tokens > 0;
+    struct choice choice = {
+        .chunk_tokens = min_u32(planner.fresh_tokens, CHUNK_TOKENS_MIN),
+        .slot_count = held->slot_count,
+        .max_tokens = min_u32(room, given ? shape->max_tokens : MAX_TOKENS_DEFAULT_MIN),
+        .context_tokens = held->context_tokens,
+    };
+    uint32_t tokens_top = min_u32(room, given ? shape->max_tokens : MAX_TOKENS_DEFAULT);
+    plan.smallest_bytes = fill(&planner, choice, &plan);
+    plan.fits = plan.smallest_bytes <= limit_bytes;
+    if (plan.fits) {
+        choose_chunk(&planner, &choice, &plan);
+        set_max_tokens(&choice, largest_fit(&planner, choice, &plan, choice.max_tokens, tokens_top,
+                                            set_max_tokens));
+        fill(&planner, choice, &plan);
+        fill_resident(&planner, &plan);
+    }
+    fill_costs(&planner, &plan);
+    *out_plan = plan;
+    return CENOTE_OK;
+}
+
 static unsigned long long mib(uint64_t bytes)
 {
     return (unsigned long long)ceil_div(bytes, 1u << 20);
 }
 
-void qwen_plan_explain(const qwen_plan *plan, const qwen_shape *shape, char *text,
-                       size_t text_bytes)
+void qwen_plan_explain(const qwen_plan *plan, char *text, size_t text_bytes)
 {
     uint64_t pictures = plan->image_bytes;
     uint64_t phase = plan->activation_bytes;
     const char *phase_name = "for activations";
-    if (shape->image_count > 0 && phase == plan->vision_bytes + plan->decode_image_bytes)
+    if (plan->vision_bytes > 0 && phase == plan->vision_bytes + plan->decode_image_bytes)
         phase_name = "for the vision tower";
     int used =
         snprintf(text, text_bytes,
@@ -371,7 +501,7 @@ void qwen_plan_explain(const qwen_plan *plan, const qwen_shape *shape, char *tex
                  "%llu KV for %llu tokens, %llu small weights and scratch, %llu %s",
                  mib(plan->smallest_bytes), mib(plan->process_bytes),
                  mib(plan->tables_bytes + plan->books_bytes), mib(plan->staging_bytes),
-                 mib(plan->kv_bytes), (unsigned long long)shape->prompt_tokens + plan->max_tokens,
+                 mib(plan->kv_bytes), (unsigned long long)plan->kv_tokens,
                  mib(plan->weights_bytes + plan->scratch_bytes), mib(phase), phase_name);
     if (pictures > 0 && used > 0 && (size_t)used < text_bytes)
         snprintf(text + used, text_bytes - (size_t)used, ", %llu image features", mib(pictures));

@@ -7,8 +7,11 @@
  *  qwen_plan_make() says where every byte of the budget goes, or the smallest budget that works;
  *  qwen_job_run() reads weights and produces tokens. No weight byte is read before that.
  *
- *  Threads: everything from one thread, except that qwen_job_cancel() may be called from a signal
- *  handler. */
+ *  The way of a conversation: qwen_session_plan(), qwen_session_open(), then qwen_session_ask()
+ *  for each message; what was read and said stays in the cache.
+ *
+ *  Threads: everything from one thread, except that qwen_job_cancel() and qwen_session_cancel()
+ *  may be called from a signal handler. */
 #ifndef QWEN3VL_H
 #define QWEN3VL_H
 
@@ -78,11 +81,14 @@ const uint32_t *qwen_job_grids(const qwen_job *job);
 /** What decides the memory of a run. */
 typedef struct qwen_shape {
     uint32_t image_count;
+    uint32_t image_first;             /**< images before it lie in the cache already */
     uint32_t grid_h[QWEN_IMAGES_MAX]; /**< in patches */
     uint32_t grid_w[QWEN_IMAGES_MAX];
     uint64_t decode_bytes[QWEN_IMAGES_MAX]; /**< working memory of decoding and resizing */
     uint64_t prompt_tokens;
-    uint32_t max_tokens; /**< 0: min(512, what fits) */
+    uint64_t past_tokens;    /**< of the prompt, those that lie in the cache already */
+    uint64_t context_tokens; /**< room of the cache; 0: the prompt and what is produced */
+    uint32_t max_tokens;     /**< 0: min(512, what fits) */
     cenote_dtype kv_dtype;
     uint32_t thread_count; /**< 0: cenote_cpu_count() */
     bool unpacked;         /**< as qwen_request.unpacked */
@@ -114,7 +120,8 @@ typedef struct qwen_plan {
     uint64_t books_bytes;   /**< book-keeping of the pools */
     uint64_t weights_bytes; /**< norms, biases and other small tensors kept resident */
     uint64_t staging_bytes;
-    uint64_t kv_bytes;
+    uint64_t kv_bytes;           /**< for kv_tokens, with the table for context_tokens */
+    uint64_t kv_quota_bytes;     /**< for context_tokens */
     uint64_t image_bytes;        /**< resized pixels and image features that outlive the tower */
     uint64_t decode_image_bytes; /**< largest decoder working memory */
     uint64_t scratch_bytes;      /**< of the kernels, all threads together */
@@ -131,7 +138,8 @@ typedef struct qwen_plan {
     uint64_t whole_bytes; /**< the smallest limit at which decoding reads no weights */
     /* what that buys */
     uint32_t max_tokens;
-    uint64_t context_tokens; /**< that the cache of keys and values has room for */
+    uint64_t context_tokens; /**< that the cache of keys and values may come to hold */
+    uint64_t kv_tokens;      /**< of those, prompt and what is produced: taken at once */
     uint32_t slot_count;
     uint64_t panel_bytes;
     uint32_t thread_count;
@@ -149,8 +157,7 @@ CENOTE_MUST_CHECK cenote_status qwen_plan_make(const qwen_model *model, const qw
                                                uint64_t limit_bytes, qwen_plan *out_plan,
                                                cenote_error *err);
 /** "needs at least 143 MiB: 32 staging, 41 KV for 188 tokens, ..." into @p text. */
-void qwen_plan_explain(const qwen_plan *plan, const qwen_shape *shape, char *text,
-                       size_t text_bytes);
+void qwen_plan_explain(const qwen_plan *plan, char *text, size_t text_bytes);
 
 /* ---- speed ---- */
 
@@ -205,7 +212,8 @@ typedef struct qwen_events {
 typedef struct qwen_result {
     const uint32_t *token_ids; /**< the job's; end token included */
     uint32_t token_count;
-    const char *stop_reason; /**< "end", "length", "cancelled", "error" */
+    const char *stop_reason; /**< "end", "length", "context" (a session's is full), "cancelled",
+                                  "error" */
     const char *text;        /**< the job's; NUL-terminated, invalid bytes replaced by U+FFFD */
     double load_s, vision_s, prefill_s, decode_s, seconds_per_token;
     uint64_t weight_bytes_read;    /**< whole run, as asked of the kernel */
@@ -222,6 +230,8 @@ typedef struct qwen_result {
     const double *layer_waiting_s; /**< the job's: decode, by layer; the head is the last */
     uint32_t layer_waiting_count;
     uint64_t page_table_peak_bytes; /**< most VmPTE at the end of a phase */
+    uint64_t prompt_tokens;         /**< of the whole conversation in a session */
+    uint64_t past_tokens;           /**< of those, what lay in the cache */
 } qwen_result;
 
 /** Runs the job as planned; once per job. @p out_result is filled as far as the run came also
@@ -232,5 +242,82 @@ CENOTE_MUST_CHECK cenote_status qwen_job_run(qwen_job *job, const qwen_plan *pla
 /** Makes the run return CENOTE_E_CANCELLED soon (within a panel's or a strip of attention's
  *  work). Async-signal-safe. */
 void qwen_job_cancel(qwen_job *job);
+
+/* ---- session ---- */
+
+typedef struct qwen_session_options {
+    uint64_t context_tokens;   /**< most tokens of a conversation; 0: 4096, or as many as half of
+                                    what a turn needs not has room for, 512 at least */
+    uint32_t max_image_tokens; /**< per image; 0: what the processor's config admits */
+    cenote_dtype kv_dtype;     /**< CENOTE_DTYPE_F32 or CENOTE_DTYPE_BF16 */
+    uint32_t thread_count;     /**< 0: cenote_cpu_count() */
+    const char *system;        /**< NULL: none; copied */
+    bool parse_special;        /**< control-token text in messages becomes control tokens */
+    bool unpacked;             /**< resident weights never in 12 bits */
+    cenote_io_engine io_engine;
+    float temperature; /**< 0: greedy */
+    uint64_t seed;
+} qwen_session_options;
+
+typedef struct qwen_message {
+    const char *text; /**< UTF-8 */
+    const char *const *image_paths;
+    uint32_t image_count;
+    uint32_t max_tokens; /**< of the reply; 0: min(512, what the context has room for) */
+} qwen_message;
+
+/** A conversation: what was read and said stays in the cache, and each message costs only what is
+ *  new in it. */
+typedef struct qwen_session qwen_session;
+
+/** What a session takes, with a turn of text: context_tokens, and whether it fits. Never fails for
+ *  want of memory. Errors: CENOTE_E_INVAL (a bad option, a context beyond the model's). */
+CENOTE_MUST_CHECK cenote_status qwen_session_plan(const qwen_model *model,
+                                                  const qwen_session_options *options,
+                                                  uint64_t limit_bytes, qwen_plan *out_plan,
+                                                  cenote_error *err);
+
+/** Takes what every turn needs; the model must stay open. The caller has set the budget's limit to
+ *  the plan's. Errors: CENOTE_E_BUDGET (a plan that does not fit), CENOTE_E_NOMEM; the model's chat
+ *  form cannot be used. */
+CENOTE_MUST_CHECK cenote_status qwen_session_open(qwen_model *model,
+                                                  const qwen_session_options *options,
+                                                  const qwen_plan *plan, qwen_session **out_session,
+                                                  cenote_error *err);
+/** NULL is fine. */
+void qwen_session_close(qwen_session *session);
+
+/** Puts the whole conversation into chat form, finds what of it lies in the cache, reads the rest
+ *  and answers. @p out_result is set when the turn was run, however it ended; its pointers live
+ *  until the next call. A reply that was cut short (CENOTE_E_CANCELLED, an error of the disk) stays
+ *  in the conversation as far as it came; a message that got no token of a reply does not.
+ *  Errors: CENOTE_E_INVAL (a bad message; the context is full), CENOTE_E_BUDGET (the turn does not
+ *  fit; err says what it needs), those of images and of reading; the session can go on after each.
+ */
+CENOTE_MUST_CHECK cenote_status qwen_session_ask(qwen_session *session, const qwen_message *message,
+                                                 const qwen_events *events, qwen_result *out_result,
+                                                 cenote_error *err);
+/** Makes the turn under way return CENOTE_E_CANCELLED soon. Async-signal-safe. */
+void qwen_session_cancel(qwen_session *session);
+/** Forgets the conversation; system text and cache stay. */
+void qwen_session_reset(qwen_session *session);
+/** Moves the limit for the turns to come. Errors: CENOTE_E_BUDGET when the session holds more. */
+CENOTE_MUST_CHECK cenote_status qwen_session_limit_set(qwen_session *session, uint64_t limit_bytes,
+                                                       cenote_error *err);
+
+typedef struct qwen_session_stats {
+    uint64_t limit_bytes;
+    uint64_t held_bytes; /**< charged between the turns, the process included */
+    uint64_t context_tokens;
+    uint64_t used_tokens; /**< in the cache */
+    uint32_t turn_count;
+    uint32_t image_count;
+} qwen_session_stats;
+void qwen_session_stats_get(const qwen_session *session, qwen_session_stats *out_stats);
+
+/** Of the last turn; valid until the next. NULL when there is none. */
+const uint32_t *qwen_session_prompt_ids(const qwen_session *session, uint64_t *out_count);
+/** Of the last turn that was run. */
+const qwen_plan *qwen_session_turn_plan(const qwen_session *session);
 
 #endif

@@ -41,9 +41,7 @@ static cenote_status create_kv(qwen_run *run, const qwen_shape *shape, const qwe
     options.head_dim = text->head_dim;
     options.token_count_max = plan->context_tokens;
     options.dtype = shape->kv_dtype;
-    cenote_status status = cenote_kv_create(run->kv_pool, &options, &run->kv, err);
-    /* All of it now: a token that was promised is not refused half-way. */
-    return status != CENOTE_OK ? status : cenote_kv_reserve(run->kv, options.token_count_max, err);
+    return cenote_kv_create(run->kv_pool, &options, &run->kv, err);
 }
 
 static cenote_status create_stream(qwen_run *run, const qwen_shape *shape, const qwen_plan *plan,
@@ -73,11 +71,10 @@ static cenote_status set_up(qwen_session *session, const qwen_shape *shape, cons
     if (status != CENOTE_OK)
         return status;
     session->thread_bytes = thread_bytes;
-    session->context_tokens = plan->context_tokens;
     status = create_pool(run, CENOTE_CLASS_PARAMETERS, qwen_plan_parameters_quota(plan),
                          &run->parameters, err);
     if (status == CENOTE_OK)
-        status = create_pool(run, CENOTE_CLASS_KV_CACHE, plan->kv_bytes, &run->kv_pool, err);
+        status = create_pool(run, CENOTE_CLASS_KV_CACHE, plan->kv_quota_bytes, &run->kv_pool, err);
     if (status == CENOTE_OK)
         status = cenote_team_create(plan->thread_count, &run->team, err);
     if (status == CENOTE_OK)
@@ -87,8 +84,8 @@ static cenote_status set_up(qwen_session *session, const qwen_shape *shape, cons
     return status != CENOTE_OK ? status : create_stream(run, shape, plan, err);
 }
 
-cenote_status qwen_session_open(qwen_model *model, const qwen_shape *shape, const qwen_plan *plan,
-                                qwen_session **out_session, cenote_error *err)
+cenote_status qwen_session_create(qwen_model *model, const qwen_shape *shape, const qwen_plan *plan,
+                                  qwen_session **out_session, cenote_error *err)
 {
     if (!plan->fits)
         return cenote_error_set(
@@ -120,6 +117,8 @@ void qwen_session_close(qwen_session *session)
     cenote_pool_destroy(run->kv_pool);
     cenote_pool_destroy(run->parameters);
     cenote_budget_uncharge(run->model->budget, session->thread_bytes);
+    qwen_session_forget(session);
+    free(session->system);
     free(session);
 }
 
@@ -128,7 +127,7 @@ void qwen_session_close(qwen_session *session)
 static cenote_status create_features(qwen_run *run, cenote_error *err)
 {
     uint64_t patches = 0;
-    for (uint32_t i = 0; i < run->shape->image_count; i++)
+    for (uint32_t i = run->shape->image_first; i < run->shape->image_count; i++)
         patches += (uint64_t)run->shape->grid_h[i] * run->shape->grid_w[i];
     if (patches == 0)
         return CENOTE_OK;
@@ -144,12 +143,24 @@ static cenote_status create_features(qwen_run *run, cenote_error *err)
     return status;
 }
 
+/* Keys and values for all of the turn now: a token that was promised is not refused half-way. What
+ * the last turn left goes first, then resident rows make room. */
+static cenote_status reserve_kv(qwen_run *run, cenote_error *err)
+{
+    cenote_kv_truncate(run->kv, run->shape->past_tokens);
+    cenote_pool_trim(run->kv_pool);
+    cenote_status status =
+        cenote_resident_resize(run->resident_rows, run->plan->resident_vision_bytes, err);
+    return status != CENOTE_OK ? status : cenote_kv_reserve(run->kv, run->plan->kv_tokens, err);
+}
+
 cenote_status qwen_turn_begin(qwen_session *session, cenote_error *err)
 {
     qwen_run *run = &session->run;
-    cenote_status status =
-        create_pool(run, CENOTE_CLASS_ACTIVATIONS, qwen_plan_activations_quota(run->plan),
-                    &run->activations, err);
+    cenote_status status = reserve_kv(run, err);
+    if (status == CENOTE_OK)
+        status = create_pool(run, CENOTE_CLASS_ACTIVATIONS, qwen_plan_activations_quota(run->plan),
+                             &run->activations, err);
     if (status == CENOTE_OK)
         status = qwen_kernels_create(QWEN_ISA_AUTO, run->team, run->activations, run->model->k_max,
                                      &run->kernels, err);
@@ -262,7 +273,8 @@ cenote_status qwen_turn_load(qwen_session *session, cenote_error *err)
     if (!session->text_loaded)
         status = load_text_vectors(run, err);
     session->text_loaded = status == CENOTE_OK;
-    if (status != CENOTE_OK || session->vision_loaded || run->shape->image_count == 0)
+    if (status != CENOTE_OK || session->vision_loaded ||
+        run->shape->image_first == run->shape->image_count)
         return status;
     status = load_vision_vectors(run, err);
     session->vision_loaded = status == CENOTE_OK;

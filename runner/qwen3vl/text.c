@@ -106,8 +106,9 @@ static uint64_t feature_row_of(const qwen_run *run, const qwen_span *span, uint6
 {
     uint32_t merge = qwen_merge_count(&run->model->config.vision);
     uint64_t row = 0;
-    uint32_t before = QWEN_FAULT(FIRST_PICTURE_TWICE) ? 0 : span->image_index;
-    for (uint32_t image = 0; image < before; image++)
+    uint32_t first = run->shape->image_first;
+    uint32_t before = QWEN_FAULT(FIRST_PICTURE_TWICE) ? first : span->image_index;
+    for (uint32_t image = first; image < before; image++)
         row += (uint64_t)run->shape->grid_h[image] * run->shape->grid_w[image] / merge;
     return row + token - span->first;
 }

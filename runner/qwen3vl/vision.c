@@ -335,7 +335,8 @@ static cenote_status run_block(struct tower *tower, const qwen_vision_block *blo
                   2 * config->head_count, hidden / config->head_count, tower->cosines,
                   tower->sines);
     uint64_t first = 0;
-    for (uint32_t image = 0; status == CENOTE_OK && image < shape->image_count; image++) {
+    for (uint32_t image = shape->image_first; status == CENOTE_OK && image < shape->image_count;
+         image++) {
         uint64_t count = (uint64_t)shape->grid_h[image] * shape->grid_w[image];
         status = attend_image(tower, first, count, err);
         first += count;
@@ -379,7 +380,7 @@ static void stage_images(const struct tower *tower, const char *name, int number
 {
     const qwen_shape *shape = tower->run->shape;
     uint64_t first = 0;
-    for (uint32_t image = 0; image < shape->image_count; image++) {
+    for (uint32_t image = shape->image_first; image < shape->image_count; image++) {
         uint64_t rows = (uint64_t)shape->grid_h[image] * shape->grid_w[image] / patches_per_row;
         qwen_run_stage(tower->run, name, number, image, values + first * columns, rows, columns);
         first += rows;
@@ -390,7 +391,7 @@ static cenote_status embed_patches(struct tower *tower, cenote_error *err)
 {
     const qwen_shape *shape = tower->run->shape;
     uint64_t first = 0;
-    for (uint32_t image = 0; image < shape->image_count; image++) {
+    for (uint32_t image = shape->image_first; image < shape->image_count; image++) {
         cenote_status status = load_patches(tower, image, first, err);
         if (status != CENOTE_OK)
             return status;
@@ -402,7 +403,7 @@ static cenote_status embed_patches(struct tower *tower, cenote_error *err)
         return status;
     stage_images(tower, "patch_embed", -1, tower->residual, tower->config->hidden, 1);
     first = 0;
-    for (uint32_t image = 0; image < shape->image_count; image++) {
+    for (uint32_t image = shape->image_first; image < shape->image_count; image++) {
         fill_rotary(tower, image, first);
         status = add_positions(tower, image, first, err);
         if (status != CENOTE_OK)
@@ -443,7 +444,7 @@ cenote_status qwen_vision_run(qwen_run *run, cenote_error *err)
 {
     struct tower tower = {.run = run, .config = &run->model->config.vision};
     uint64_t largest = 0;
-    for (uint32_t image = 0; image < run->shape->image_count; image++) {
+    for (uint32_t image = run->shape->image_first; image < run->shape->image_count; image++) {
         uint64_t count = (uint64_t)run->shape->grid_h[image] * run->shape->grid_w[image];
         tower.patches += count;
         largest = count > largest ? count : largest;

@@ -42,6 +42,11 @@ static uint64_t divide_up(uint64_t a, uint64_t unit)
     return a / unit + (a % unit != 0);
 }
 
+static uint64_t slabs_for(const struct geometry *g, uint64_t token_count)
+{
+    return divide_up(divide_up(token_count, CENOTE_KV_BLOCK_TOKENS), g->blocks_per_slab);
+}
+
 /* Sizes that follow from the options; false when one of them does not fit 64 bits. */
 static bool geometry_of(const cenote_kv_options *options, struct geometry *out_geometry)
 {
@@ -58,8 +63,7 @@ static bool geometry_of(const cenote_kv_options *options, struct geometry *out_g
     g.blocks_per_slab =
         g.block_bytes < CENOTE_GRANULE_BYTES ? CENOTE_GRANULE_BYTES / g.block_bytes : 1;
     g.slab_bytes = g.blocks_per_slab * g.block_bytes;
-    uint64_t blocks = divide_up(options->token_count_max, CENOTE_KV_BLOCK_TOKENS);
-    g.slab_count_max = divide_up(blocks, g.blocks_per_slab);
+    g.slab_count_max = slabs_for(&g, options->token_count_max);
     if (!cn_checked_mul(g.slab_count_max, sizeof(char *), &g.metadata_bytes) ||
         !cn_checked_add(g.metadata_bytes, sizeof(cenote_kv), &g.metadata_bytes))
         return false;
@@ -67,12 +71,13 @@ static bool geometry_of(const cenote_kv_options *options, struct geometry *out_g
     return true;
 }
 
-uint64_t cenote_kv_charge_bytes(const cenote_kv_options *options)
+uint64_t cenote_kv_charge_bytes(const cenote_kv_options *options, uint64_t token_count)
 {
     struct geometry g = {0};
     uint64_t charge;
     if (!geometry_of(options, &g) ||
-        !cn_checked_mul(cenote_pool_charge_bytes(g.slab_bytes), g.slab_count_max, &charge) ||
+        !cn_checked_mul(cenote_pool_charge_bytes(g.slab_bytes), slabs_for(&g, token_count),
+                        &charge) ||
         !cn_checked_add(charge, cn_arena_charge_bytes(g.metadata_bytes), &charge))
         return UINT64_MAX;
     return charge;
@@ -142,8 +147,7 @@ cenote_status cenote_kv_reserve(cenote_kv *kv, uint64_t token_count, cenote_erro
                                 "kv: %" PRIu64 " tokens, the cache was made for %" PRIu64,
                                 token_count, kv->token_count_max);
     uint64_t had = kv->slab_count;
-    uint64_t want =
-        divide_up(divide_up(token_count, CENOTE_KV_BLOCK_TOKENS), kv->geometry.blocks_per_slab);
+    uint64_t want = slabs_for(&kv->geometry, token_count);
     while (kv->slab_count < want) {
         void *slab;
         cenote_status status = cenote_pool_alloc(kv->pool, kv->geometry.slab_bytes, &slab, err);
@@ -154,6 +158,11 @@ cenote_status cenote_kv_reserve(cenote_kv *kv, uint64_t token_count, cenote_erro
         kv->slabs[kv->slab_count++] = slab;
     }
     return CENOTE_OK;
+}
+
+void cenote_kv_truncate(cenote_kv *kv, uint64_t token_count)
+{
+    drop_slabs(kv, slabs_for(&kv->geometry, token_count));
 }
 
 static char *layer_of(const cenote_kv *kv, uint32_t layer, uint64_t block)

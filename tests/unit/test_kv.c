@@ -90,7 +90,8 @@ static void fill_and_check(struct rig *rig, cenote_kv_options options)
             memset(cenote_kv_values(kv, layer, tokens / 16), (int)(mark++ % 251), part);
         }
     }
-    assert_int_equal(charged(rig) - before, cenote_kv_charge_bytes(&options));
+    assert_int_equal(charged(rig) - before,
+                     cenote_kv_charge_bytes(&options, options.token_count_max));
     mark = 0;
     uint64_t blocks = (options.token_count_max + 15) / 16;
     for (uint64_t block = 0; block < blocks; block++) {
@@ -121,6 +122,40 @@ static void test_layout_and_charge(void **state)
     fill_and_check(*state, shape(1, 1, 1, 1, CENOTE_DTYPE_BF16));
 }
 
+/* Cut down and grown again: what was kept stays, what was given back is uncharged, to the byte. */
+static void test_truncate(void **state)
+{
+    struct rig *rig = *state;
+    const cenote_kv_options sizes[] = {
+        shape(3, 2, 8, 400, CENOTE_DTYPE_F32),   /* many blocks a granule */
+        shape(28, 8, 128, 80, CENOTE_DTYPE_F32), /* 3.5 MiB a block */
+    };
+    for (size_t i = 0; i < 2; i++) {
+        const cenote_kv_options *options = &sizes[i];
+        uint64_t before = charged(rig);
+        cenote_kv *kv;
+        assert_int_equal(cenote_kv_create(rig->pool, options, &kv, NULL), CENOTE_OK);
+        assert_int_equal(cenote_kv_reserve(kv, 16, NULL), CENOTE_OK);
+        float *keys = cenote_kv_keys(kv, options->layer_count - 1, 0);
+        keys[3] = 42;
+        for (uint64_t most = 0; most <= options->token_count_max; most += 7)
+            for (uint64_t kept = most; kept > 16; kept = kept * 2 / 3) {
+                assert_int_equal(cenote_kv_reserve(kv, most, NULL), CENOTE_OK);
+                cenote_kv_truncate(kv, kept);
+                cenote_pool_trim(rig->pool);
+                assert_int_equal(charged(rig) - before, cenote_kv_charge_bytes(options, kept));
+                assert_ptr_equal(cenote_kv_keys(kv, options->layer_count - 1, 0), keys);
+                assert_true(keys[3] == 42);
+            }
+        cenote_kv_truncate(kv, 1000); /* behind the end: nothing to do */
+        cenote_kv_truncate(kv, 0);
+        cenote_pool_trim(rig->pool);
+        assert_int_equal(charged(rig) - before, cenote_kv_charge_bytes(options, 0));
+        cenote_kv_destroy(kv);
+        assert_int_equal(charged(rig), before);
+    }
+}
+
 static void test_bad_options(void **state)
 {
     struct rig *rig = *state;
@@ -141,9 +176,9 @@ static void test_bad_options(void **state)
     assert_int_equal(cenote_kv_create(rig->pool, &bad, &kv, &err), CENOTE_E_INVAL);
     bad = shape(UINT32_MAX, UINT32_MAX, UINT32_MAX, 16, CENOTE_DTYPE_F32);
     assert_int_equal(cenote_kv_create(rig->pool, &bad, &kv, &err), CENOTE_E_INVAL);
-    assert_true(cenote_kv_charge_bytes(&bad) == UINT64_MAX);
+    assert_true(cenote_kv_charge_bytes(&bad, 16) == UINT64_MAX);
     bad = shape(1, 1, 8, UINT64_MAX, CENOTE_DTYPE_F32);
-    assert_true(cenote_kv_charge_bytes(&bad) > UINT64_MAX / 2);
+    assert_true(cenote_kv_charge_bytes(&bad, UINT64_MAX) > UINT64_MAX / 2);
     assert_int_not_equal(cenote_kv_create(rig->pool, &bad, &kv, &err), CENOTE_OK);
     assert_null(kv);
     cenote_kv_destroy(NULL);
@@ -212,7 +247,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_layout_and_charge),  TEST(test_bad_options),
         TEST(test_too_many_tokens),    TEST(test_reserve_is_all_or_nothing),
-        TEST(test_create_fault_sweep),
+        TEST(test_create_fault_sweep), TEST(test_truncate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
