@@ -53,7 +53,7 @@ size_t test_pattern_right(const void *data, uint64_t offset, size_t size_bytes)
     return size_bytes;
 }
 
-void test_pattern_file(char *path_template, uint64_t size_bytes)
+void test_pattern_file(char *path_template, uint64_t first, uint64_t size_bytes)
 {
     static unsigned char piece[1 << 16];
     int fd = mkstemp(path_template);
@@ -63,7 +63,7 @@ void test_pattern_file(char *path_template, uint64_t size_bytes)
     }
     for (uint64_t at = 0; at < size_bytes; at += sizeof piece) {
         size_t count = size_bytes - at < sizeof piece ? (size_t)(size_bytes - at) : sizeof piece;
-        test_pattern_fill(piece, at, count);
+        test_pattern_fill(piece, first + at, count);
         if (write(fd, piece, count) != (ssize_t)count) {
             perror(path_template);
             abort();

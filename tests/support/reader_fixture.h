@@ -12,8 +12,9 @@ void test_pattern_fill(void *data, uint64_t offset, size_t size_bytes);
 /* How many bytes from the front are right; size_bytes when all are. */
 size_t test_pattern_right(const void *data, uint64_t offset, size_t size_bytes);
 
-/* Writes a file of that pattern, synced, and gives its path (a template ending in XXXXXX). */
-void test_pattern_file(char *path_template, uint64_t size_bytes);
+/* Writes a file of that pattern from offset first on, synced, and gives its path (a template ending
+ * in XXXXXX). */
+void test_pattern_file(char *path_template, uint64_t first, uint64_t size_bytes);
 
 /* Threads of this process; workers of the kernel (named iou-) left out. */
 unsigned test_thread_count(void);

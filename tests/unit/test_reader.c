@@ -552,7 +552,7 @@ static int group_up(void **state)
     pthread_t thread; /* so that a sanitizer's own thread is there already, and counted */
     if (pthread_create(&thread, NULL, nothing, NULL) != 0 || pthread_join(thread, NULL) != 0)
         return -1;
-    test_pattern_file(path, FILE_BYTES);
+    test_pattern_file(path, 0, FILE_BYTES);
     return posix_memalign((void **)&buffers, BLOCK, BUFFER_BYTES);
 }
 
