@@ -203,48 +203,6 @@ static void test_bf12_threads_and_cuts(void **state)
     }
 }
 
-/* A stranger's padding may be infinite: it meets nothing. */
-static void test_bf12_padding(void **state)
-{
-    dense_rig rig;
-    open_or_skip(&rig, state, 1);
-    for (uint64_t k = 1; k < 64; k += 7) {
-        dense_shape shape = {1, k, 5, CENOTE_DTYPE_BF16, 0, false, false};
-        dense_case test;
-        dense_case_init(&test, &shape, k);
-        dense_case_scatter(&test, 0, k);
-        float *expected = defined(&test);
-        bf12_packed packed;
-        assert_int_equal(bf12_pack(test.w, shape.n, k, &packed), CENOTE_OK);
-        packed.data[48 + 7] = 0x7f; /* the extra code, which nobody uses */
-        for (uint64_t row = 0; row < shape.n; row++)
-            for (unsigned column = (unsigned)k; column < 64; column++) {
-                unsigned char *codes = packed.data + 128 + row * 96 + 64;
-                unsigned place = cenote_bf12_element(column % 32), shift = column / 32 * 4;
-                codes[place] = (unsigned char)((codes[place] & ~(15 << shift)) | 7 << shift);
-                codes[(int)place - 64 + (int)(column / 32 * 32)] = 0x80;
-            }
-        assert_int_equal(cenote_bf12_check(packed.data, packed.bytes, shape.n, k, NULL), CENOTE_OK);
-        qwen_product product = {.a = test.a,
-                                .a_stride = test.a_stride,
-                                .m = 1,
-                                .k = k,
-                                .w = packed.data,
-                                .w_dtype = CENOTE_DTYPE_BF16,
-                                .w_encoding = CENOTE_ENCODING_BF12,
-                                .n = shape.n,
-                                .c = test.c,
-                                .c_stride = test.c_stride};
-        memcpy(test.c, test.c_before, test.c_stride * sizeof *test.c);
-        qwen_gemv(rig.kernels, &product);
-        dense_case_check(&test, expected);
-        free(packed.data);
-        free(expected);
-        dense_case_fini(&test);
-    }
-    dense_rig_close(&rig);
-}
-
 /* Every pattern among small ones: nearly all are escapes, in every place of a group. */
 static void test_bf12_every_pattern(void **state)
 {
@@ -269,6 +227,120 @@ static void test_bf12_every_pattern(void **state)
     dense_rig_close(&rig);
 }
 
+/* ---- several rows of x ---- */
+
+/* What single calls give, which the tests above hold to the definition. */
+static float *single_calls(dense_case *test, qwen_kernels *kernels, uint64_t panel_rows)
+{
+    const dense_shape *shape = &test->shape;
+    dense_case_run(test, kernels, qwen_gemv, panel_rows, 1);
+    float *single = malloc(shape->m * shape->n * sizeof *single);
+    assert_non_null(single);
+    for (uint64_t i = 0; i < shape->m; i++)
+        memcpy(single + i * shape->n, test->c + i * test->c_stride, shape->n * sizeof *single);
+    return single;
+}
+
+static void check_many(dense_rig *rig, const dense_shape *shape, uint64_t seed, uint64_t panel_rows)
+{
+    dense_case test;
+    dense_case_init(&test, shape, seed);
+    if (shape->dtype == CENOTE_DTYPE_BF16)
+        dense_case_scatter(&test, seed % 3, seed);
+    float *single = single_calls(&test, rig->kernels, panel_rows);
+    dense_case_run(&test, rig->kernels, qwen_gemv, panel_rows, shape->m);
+    dense_case_check(&test, single);
+    if (shape->dtype == CENOTE_DTYPE_BF16) {
+        assert_true(dense_case_run_bf12(&test, rig->kernels, qwen_gemv, panel_rows, shape->m));
+        dense_case_check(&test, single);
+    }
+    free(single);
+    dense_case_fini(&test);
+}
+
+/* Every number of rows of x by every number of streams, at lengths around blocks and chunks. */
+static void test_many(void **state)
+{
+    static const uint64_t lengths[] = {1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 512, 700};
+    dense_rig rig;
+    open_or_skip(&rig, state, 1);
+    for (size_t d = 0; d < COUNT(dtypes); d++)
+        for (uint64_t m = 2; m <= QWEN_GEMV_M_MAX; m++)
+            for (uint64_t n = 1; n <= QWEN_GEMV_M_MAX; n++) {
+                uint64_t k = lengths[(n * 5 + m * 7 + d) % COUNT(lengths)];
+                dense_shape shape = {m, k, n, dtypes[d], (unsigned)n % 3, n % 2 == 0, m % 2 == 0};
+                check_many(&rig, &shape, m * 9 + n, n);
+            }
+    dense_rig_close(&rig);
+}
+
+static void test_many_threads_and_cuts(void **state)
+{
+    static const uint64_t lengths[] = {32, 100, 256, 333, 2999};
+    static const uint64_t panels[] = {61, 16, 7, 1};
+    for (size_t t = 0; t < COUNT(thread_counts); t++) {
+        dense_rig rig;
+        open_or_skip(&rig, state, thread_counts[t]);
+        for (size_t d = 0; d < COUNT(dtypes); d++)
+            for (size_t i = 0; i < COUNT(lengths); i++) {
+                dense_shape shape = {2 + (i + t) % 7, lengths[i], 61, dtypes[d], 1, true, true};
+                check_many(&rig, &shape, i + t, panels[(i + d) % COUNT(panels)]);
+            }
+        dense_rig_close(&rig);
+    }
+}
+
+/* A stranger's padding may be infinite: it meets nothing. */
+static void pad_with_infinities(bf12_packed *packed, const dense_shape *shape)
+{
+    packed->data[48 + 7] = 0x7f; /* the extra code, which nobody uses */
+    for (uint64_t row = 0; row < shape->n; row++)
+        for (unsigned column = (unsigned)shape->k; column < 64; column++) {
+            unsigned char *group = packed->data + 128 + row * 96;
+            unsigned place = cenote_bf12_element(column % 32), shift = column / 32 * 4;
+            unsigned code = group[64 + place];
+            group[64 + place] = (unsigned char)((code & ~(15u << shift)) | 7u << shift);
+            group[column / 32 * 32 + place] = 0x80;
+        }
+    assert_int_equal(cenote_bf12_check(packed->data, packed->bytes, shape->n, shape->k, NULL),
+                     CENOTE_OK);
+}
+
+static void test_bf12_padding(void **state)
+{
+    dense_rig rig;
+    open_or_skip(&rig, state, 1);
+    for (uint64_t k = 1; k < 64; k += 7)
+        for (uint64_t call_rows = 1; call_rows <= 2; call_rows++) {
+            dense_shape shape = {2, k, 5, CENOTE_DTYPE_BF16, 0, false, false};
+            dense_case test;
+            dense_case_init(&test, &shape, k);
+            dense_case_scatter(&test, 0, k);
+            float *single = single_calls(&test, rig.kernels, shape.n);
+            bf12_packed packed;
+            assert_int_equal(bf12_pack(test.w, shape.n, k, &packed), CENOTE_OK);
+            pad_with_infinities(&packed, &shape);
+            for (uint64_t i = 0; i < shape.m; i += call_rows) {
+                qwen_product product = {.a = test.a + i * test.a_stride,
+                                        .a_stride = test.a_stride,
+                                        .m = call_rows,
+                                        .k = k,
+                                        .w = packed.data,
+                                        .w_dtype = CENOTE_DTYPE_BF16,
+                                        .w_encoding = CENOTE_ENCODING_BF12,
+                                        .n = shape.n,
+                                        .c = test.c + i * test.c_stride,
+                                        .c_stride = test.c_stride};
+                qwen_gemv(rig.kernels, &product);
+            }
+            dense_case_check(&test, single);
+            free(packed.data);
+            free(single);
+            dense_case_fini(&test);
+        }
+    dense_rig_close(&rig);
+}
+
 #define FOR_EACH_ISA(function)                                                                     \
     {#function ": portable", function, NULL, NULL, (void *)(uintptr_t)&isas[0]},                   \
         {#function ": avx2", function, NULL, NULL, (void *)(uintptr_t)&isas[1]},                   \
@@ -288,6 +360,8 @@ int main(void)
         FOR_EACH_ISA(test_bf12_threads_and_cuts),
         FOR_EACH_ISA(test_bf12_padding),
         FOR_EACH_ISA(test_bf12_every_pattern),
+        FOR_EACH_ISA(test_many),
+        FOR_EACH_ISA(test_many_threads_and_cuts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

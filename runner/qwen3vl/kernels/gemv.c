@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix times vector, for decoding: bound by the stream of weights, so all that matters is to
- * keep the hardware's prefetchers running and to add nothing to them.
+ * keep the hardware's prefetchers running and to add nothing to them. Several vectors: gemv_many.c.
  *
  *     w, bf16   | 0 1 | 2 3 | 4 5 | ...     a 32-bit word holds a pair; a shift left by 16 makes
  *                                           a float of the even one, a mask of the odd one
@@ -24,6 +24,7 @@
  * streams that each run on through memory they keep it (docs/kernels.md). */
 #include "gemv_impl.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "bf12_escapes.h"
@@ -32,60 +33,37 @@
 #define LINE_BYTES  64u
 #define START_BYTES 512u
 
-typedef struct gemv_job {
-    const qwen_kernels *kernels;
-    const qwen_gemv_ops *ops;
-    const qwen_product *product;
-    qwen_gemv_fn dots;
-    const cenote_bf12_view *packed; /* NULL for a plain panel */
-} gemv_job;
-
-/* k rounded up to whole blocks. */
-static size_t padded(uint64_t k)
+void qwen_gemv_order(const qwen_gemv_job *job, const float *from, uint64_t count, float *x)
 {
-    return (size_t)((k + QWEN_GEMV_BLOCK - 1) / QWEN_GEMV_BLOCK * QWEN_GEMV_BLOCK);
-}
-
-/* Each rank for itself: cheaper than another meeting of the team. */
-static void prepare_x(const gemv_job *job, float *x)
-{
-    const qwen_product *product = job->product;
-    uint64_t k = product->k;
-    if (product->w_dtype != CENOTE_DTYPE_BF16) {
-        memcpy(x, product->a, k * sizeof *x);
-        memset(x + k, 0, (padded(k) - k) * sizeof *x);
+    if (job->product->w_dtype != CENOTE_DTYPE_BF16) {
+        memcpy(x, from, count * sizeof *x);
+        memset(x + count, 0, (qwen_gemv_padded(count) - count) * sizeof *x);
         return;
     }
-    uint64_t whole = k / QWEN_GEMV_BLOCK * QWEN_GEMV_BLOCK;
+    uint64_t whole = count / QWEN_GEMV_BLOCK * QWEN_GEMV_BLOCK;
     float tail[QWEN_GEMV_BLOCK] = {0};
-    memcpy(tail, product->a + whole, (k - whole) * sizeof *tail);
-    job->ops->arrange(product->a, whole, x);
-    job->ops->arrange(tail, padded(k) - whole, x + whole);
+    memcpy(tail, from + whole, (count - whole) * sizeof *tail);
+    job->ops->arrange(from, whole, x);
+    job->ops->arrange(tail, qwen_gemv_padded(count) - whole, x + whole);
 }
 
-static void write_sum(const qwen_product *product, uint64_t row, float sum)
+void qwen_gemv_write(const qwen_product *product, uint64_t i, uint64_t j, float sum)
 {
-    float value = product->bias != NULL ? sum + product->bias[row] : sum;
-    product->c[row] = product->accumulate ? product->c[row] + value : value;
+    float *c = product->c + i * product->c_stride + j;
+    float value = product->bias != NULL ? sum + product->bias[j] : sum;
+    *c = product->accumulate ? *c + value : value;
 }
-
-/* A rank's rows, cut into streams of @p stride rows; the last may be shorter. */
-typedef struct gemv_streams {
-    uint64_t first, count;
-    uint64_t stride;
-    const unsigned char *w; /* of the first row */
-    size_t row_bytes;
-} gemv_streams;
 
 /* Four while x takes little of L1: each more is one more start for the prefetchers. */
-static unsigned streams_max(uint64_t k)
+static unsigned streams_max(const qwen_product *product)
 {
-    return k <= QWEN_GEMV_SHORT ? QWEN_GEMV_STREAMS_SHORT : QWEN_GEMV_STREAMS;
+    return product->m == 1 && product->k <= QWEN_GEMV_SHORT ? QWEN_GEMV_STREAMS_SHORT
+                                                            : QWEN_GEMV_STREAMS;
 }
 
 /* Wakes the prefetchers while x is being prepared: a panel is over in 20 microseconds, and the
  * first bytes of each stream take a part of one. */
-static void start_streams(const gemv_streams *streams)
+static void start_streams(const qwen_gemv_streams *streams)
 {
     for (size_t i = 0; i < START_BYTES; i += LINE_BYTES)
         for (uint64_t row = 0; row < streams->count; row += streams->stride)
@@ -93,7 +71,7 @@ static void start_streams(const gemv_streams *streams)
 }
 
 /* The same for a panel's lists of escapes: the fast loops end where the next one is. */
-static void start_escapes(const gemv_job *job, const gemv_streams *streams)
+static void start_escapes(const qwen_gemv_job *job, const qwen_gemv_streams *streams)
 {
     if (job->packed == NULL)
         return;
@@ -103,7 +81,8 @@ static void start_escapes(const gemv_job *job, const gemv_streams *streams)
         __builtin_prefetch(from, 0, 2);
 }
 
-static void multiply_streams(const gemv_job *job, const gemv_streams *streams, const float *x)
+static void multiply_streams(const qwen_gemv_job *job, const qwen_gemv_streams *streams,
+                             const float *x)
 {
     uint64_t stride = streams->stride;
     for (uint64_t step = 0; step < stride; step++) {
@@ -116,13 +95,13 @@ static void multiply_streams(const gemv_job *job, const gemv_streams *streams, c
             job->dots(live, x, streams->w + step * streams->row_bytes, stride * streams->row_bytes,
                       job->product->k, sums);
         for (unsigned s = 0; s < live; s++)
-            write_sum(job->product, streams->first + s * stride + step, sums[s]);
+            qwen_gemv_write(job->product, 0, streams->first + s * stride + step, sums[s]);
     }
 }
 
 static void multiply_share(void *argument, unsigned rank, unsigned size)
 {
-    const gemv_job *job = argument;
+    const qwen_gemv_job *job = argument;
     const qwen_product *product = job->product;
     unsigned long first, count;
     cenote_team_share(product->n, 1, rank, size, &first, &count);
@@ -134,8 +113,8 @@ static void multiply_share(void *argument, unsigned rank, unsigned size)
         w = job->packed->groups;
         row_bytes = job->packed->row_bytes;
     }
-    unsigned most = streams_max(product->k);
-    gemv_streams streams = {
+    unsigned most = streams_max(product);
+    qwen_gemv_streams streams = {
         .first = first,
         .count = count,
         .stride = (count + most - 1) / most,
@@ -144,7 +123,12 @@ static void multiply_share(void *argument, unsigned rank, unsigned size)
     };
     float *x = qwen_kernels_scratch(job->kernels, rank);
     start_streams(&streams);
-    prepare_x(job, x);
+    if (product->m > 1) {
+        qwen_gemv_many(job, &streams, x);
+        return;
+    }
+    /* each rank for itself: cheaper than another meeting of the team */
+    qwen_gemv_order(job, product->a, product->k, x);
     start_escapes(job, &streams);
     multiply_streams(job, &streams, x);
 }
@@ -170,8 +154,9 @@ static qwen_gemv_fn dots_of(const qwen_gemv_ops *ops, cenote_dtype dtype)
 
 void qwen_gemv(qwen_kernels *kernels, const qwen_product *product)
 {
+    assert(product->m >= 1 && product->m <= QWEN_GEMV_M_MAX && product->k <= kernels->k_max);
     const qwen_gemv_ops *ops = gemv_ops(kernels->isa);
-    gemv_job job = {kernels, ops, product, dots_of(ops, product->w_dtype), NULL};
+    qwen_gemv_job job = {kernels, ops, product, dots_of(ops, product->w_dtype), NULL};
     cenote_bf12_view packed;
     if (product->w_encoding == CENOTE_ENCODING_BF12) {
         packed = cenote_bf12_view_of(product->w);
@@ -182,5 +167,5 @@ void qwen_gemv(qwen_kernels *kernels, const qwen_product *product)
 
 size_t qwen_gemv_scratch_bytes(uint64_t k_max)
 {
-    return padded(k_max) * sizeof(float);
+    return qwen_gemv_many_scratch_bytes(k_max); /* holds one row of x as well */
 }

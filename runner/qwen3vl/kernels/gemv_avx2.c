@@ -19,6 +19,36 @@ INLINE void sums_zero(gemv_sums *sums)
     sums->half[1] = _mm256_setzero_ps();
 }
 
+INLINE void sums_load(gemv_sums *sums, const float *from)
+{
+    sums->half[0] = _mm256_load_ps(from);
+    sums->half[1] = _mm256_load_ps(from + 8);
+}
+
+INLINE void sums_store(const gemv_sums *sums, float *to)
+{
+    _mm256_store_ps(to, sums->half[0]);
+    _mm256_store_ps(to + 8, sums->half[1]);
+}
+
+/* Of a block of a row what meets half @p h of the lanes: places 0..15, then 16..31. */
+INLINE void load_half(cenote_dtype dtype, const unsigned char *row, unsigned h, __m256 *first,
+                      __m256 *second)
+{
+    if (dtype == CENOTE_DTYPE_F32) {
+        *first = _mm256_loadu_ps((const void *)(row + h * 32));
+        *second = _mm256_loadu_ps((const void *)(row + 64 + h * 32));
+    } else if (dtype == CENOTE_DTYPE_F16) {
+        *first = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + h * 16)));
+        *second = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 32 + h * 16)));
+    } else {
+        __m256i pairs = _mm256_loadu_si256((const void *)(row + h * 32));
+        __m256i odd = _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u));
+        *first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+        *second = _mm256_castsi256_ps(odd);
+    }
+}
+
 /* One block of each row onto its sums, first the lower half of the lanes, then the upper; for each,
  * places 0..15 of x, then 16..31. */
 INLINE void add_block(cenote_dtype dtype, const unsigned rows, const float *x,
@@ -29,22 +59,46 @@ INLINE void add_block(cenote_dtype dtype, const unsigned rows, const float *x,
         __m256 x_first = _mm256_load_ps(x + h * 8), x_second = _mm256_load_ps(x + 16 + h * 8);
         UNROLL
         for (unsigned r = 0; r < rows; r++) {
-            const unsigned char *row = w + r * stream_bytes;
             __m256 first, second;
-            if (dtype == CENOTE_DTYPE_F32) {
-                first = _mm256_loadu_ps((const void *)(row + h * 32));
-                second = _mm256_loadu_ps((const void *)(row + 64 + h * 32));
-            } else if (dtype == CENOTE_DTYPE_F16) {
-                first = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + h * 16)));
-                second = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 32 + h * 16)));
-            } else {
-                __m256i pairs = _mm256_loadu_si256((const void *)(row + h * 32));
-                __m256i odd = _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u));
-                first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
-                second = _mm256_castsi256_ps(odd);
-            }
+            load_half(dtype, w + r * stream_bytes, h, &first, &second);
             sums[r].half[h] = _mm256_fmadd_ps(first, x_first, sums[r].half[h]);
             sums[r].half[h] = _mm256_fmadd_ps(second, x_second, sums[r].half[h]);
+        }
+    }
+}
+
+INLINE void widen_block(cenote_dtype dtype, const unsigned char *w, float *out)
+{
+    UNROLL
+    for (unsigned h = 0; h < 2; h++) {
+        __m256 first, second;
+        load_half(dtype, w, h, &first, &second);
+        _mm256_store_ps(out + h * 8, first);
+        _mm256_store_ps(out + 16 + h * 8, second);
+    }
+}
+
+/* Three rows by two x are twelve registers, which leaves four for a row's weights and both x. */
+#define TILE_ROWS 3u
+#define TILE_M    2u
+#define TILES(X)  X(1, 1) X(1, 2) X(1, 3) X(2, 1) X(2, 2) X(2, 3)
+
+/* Sixteen places. */
+INLINE void add_tile(const unsigned rows, const unsigned m, const float *weights, const float *x,
+                     gemv_sums (*sums)[TILE_ROWS])
+{
+    UNROLL
+    for (unsigned h = 0; h < 2; h++) {
+        __m256 x_i[TILE_M];
+        UNROLL
+        for (unsigned i = 0; i < m; i++)
+            x_i[i] = _mm256_load_ps(x + i * QWEN_GEMV_CHUNK + h * 8);
+        UNROLL
+        for (unsigned r = 0; r < rows; r++) {
+            __m256 w = _mm256_load_ps(weights + r * QWEN_GEMV_CHUNK + h * 8);
+            UNROLL
+            for (unsigned i = 0; i < m; i++)
+                sums[i][r].half[h] = _mm256_fmadd_ps(w, x_i[i], sums[i][r].half[h]);
         }
     }
 }
@@ -130,5 +184,6 @@ static void arrange(const float *x, size_t count, float *out)
     }
 }
 
-const qwen_gemv_ops qwen_gemv_avx2 = {arrange, dots_f32, dots_f16, dots_bf16, dots_bf12};
+const qwen_gemv_ops qwen_gemv_avx2 = {arrange,   dots_f32, dots_f16,   dots_bf16,
+                                      dots_bf12, widen,    widen_bf12, add};
 #endif

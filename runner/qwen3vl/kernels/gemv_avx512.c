@@ -15,6 +15,33 @@ INLINE void sums_zero(gemv_sums *sums)
     *sums = _mm512_setzero_ps();
 }
 
+INLINE void sums_load(gemv_sums *sums, const float *from)
+{
+    *sums = _mm512_load_ps(from);
+}
+
+INLINE void sums_store(const gemv_sums *sums, float *to)
+{
+    _mm512_store_ps(to, *sums);
+}
+
+/* A block of a row: places 0..15, then 16..31. */
+INLINE void load_block(cenote_dtype dtype, const unsigned char *row, __m512 *first, __m512 *second)
+{
+    if (dtype == CENOTE_DTYPE_F32) {
+        *first = _mm512_loadu_ps((const void *)row);
+        *second = _mm512_loadu_ps((const void *)(row + 64));
+    } else if (dtype == CENOTE_DTYPE_F16) {
+        *first = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)row));
+        *second = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row + 32)));
+    } else {
+        __m512i pairs = _mm512_loadu_si512(row);
+        __m512i odd = _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u));
+        *first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+        *second = _mm512_castsi512_ps(odd);
+    }
+}
+
 /* One block of each row onto its sums: places 0..15 of x, then 16..31. */
 INLINE void add_block(cenote_dtype dtype, const unsigned rows, const float *x,
                       const unsigned char *w, size_t stream_bytes, gemv_sums *sums)
@@ -22,22 +49,42 @@ INLINE void add_block(cenote_dtype dtype, const unsigned rows, const float *x,
     __m512 x_first = _mm512_load_ps(x), x_second = _mm512_load_ps(x + 16);
     UNROLL
     for (unsigned r = 0; r < rows; r++) {
-        const unsigned char *row = w + r * stream_bytes;
         __m512 first, second;
-        if (dtype == CENOTE_DTYPE_F32) {
-            first = _mm512_loadu_ps((const void *)row);
-            second = _mm512_loadu_ps((const void *)(row + 64));
-        } else if (dtype == CENOTE_DTYPE_F16) {
-            first = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)row));
-            second = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row + 32)));
-        } else {
-            __m512i pairs = _mm512_loadu_si512(row);
-            __m512i odd = _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u));
-            first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-            second = _mm512_castsi512_ps(odd);
-        }
+        load_block(dtype, w + r * stream_bytes, &first, &second);
         sums[r] = _mm512_fmadd_ps(first, x_first, sums[r]);
         sums[r] = _mm512_fmadd_ps(second, x_second, sums[r]);
+    }
+}
+
+INLINE void widen_block(cenote_dtype dtype, const unsigned char *w, float *out)
+{
+    __m512 first, second;
+    load_block(dtype, w, &first, &second);
+    _mm512_store_ps(out, first);
+    _mm512_store_ps(out + 16, second);
+}
+
+/* Three rows by four x: twelve sums, as many as keep two units for fma busy. */
+#define TILE_ROWS 3u
+#define TILE_M    4u
+#define TILES(X)                                                                                   \
+    X(1, 1)                                                                                        \
+    X(1, 2) X(1, 3) X(2, 1) X(2, 2) X(2, 3) X(3, 1) X(3, 2) X(3, 3) X(4, 1) X(4, 2) X(4, 3)
+
+/* Sixteen places. */
+INLINE void add_tile(const unsigned rows, const unsigned m, const float *weights, const float *x,
+                     gemv_sums (*sums)[TILE_ROWS])
+{
+    __m512 x_i[TILE_M];
+    UNROLL
+    for (unsigned i = 0; i < m; i++)
+        x_i[i] = _mm512_load_ps(x + i * QWEN_GEMV_CHUNK);
+    UNROLL
+    for (unsigned r = 0; r < rows; r++) {
+        __m512 w = _mm512_load_ps(weights + r * QWEN_GEMV_CHUNK);
+        UNROLL
+        for (unsigned i = 0; i < m; i++)
+            sums[i][r] = _mm512_fmadd_ps(w, x_i[i], sums[i][r]);
     }
 }
 
@@ -118,5 +165,6 @@ static void arrange(const float *x, size_t count, float *out)
     }
 }
 
-const qwen_gemv_ops qwen_gemv_avx512 = {arrange, dots_f32, dots_f16, dots_bf16, dots_bf12};
+const qwen_gemv_ops qwen_gemv_avx512 = {arrange,   dots_f32, dots_f16,   dots_bf16,
+                                        dots_bf12, widen,    widen_bf12, add};
 #endif

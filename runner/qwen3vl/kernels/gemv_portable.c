@@ -53,6 +53,17 @@ static float element_of(const unsigned char *table, const unsigned char *group, 
     return qwen_widen_bf16((uint16_t)(table[code] << 8 | group[half * 32 + place]));
 }
 
+static void widen_bf12(const unsigned char *table, const unsigned char *w, size_t groups,
+                       float *out)
+{
+    for (; groups > 0; groups--) {
+        for (unsigned i = 0; i < CENOTE_BF12_GROUP; i++)
+            out[qwen_bf12_place(i)] = element_of(table, w, i);
+        w += CENOTE_BF12_GROUP_BYTES;
+        out += CENOTE_BF12_GROUP;
+    }
+}
+
 static float dot_packed(const float *x, const cenote_bf12_view *panel, uint64_t row, uint64_t k)
 {
     const unsigned char *group = panel->groups + row * panel->row_bytes;
@@ -61,8 +72,7 @@ static float dot_packed(const float *x, const cenote_bf12_view *panel, uint64_t 
     for (uint64_t first = 0; first < k; first += CENOTE_BF12_GROUP) {
         float weights[CENOTE_BF12_GROUP];
         uint64_t left = k - first;
-        for (unsigned i = 0; i < CENOTE_BF12_GROUP; i++)
-            weights[qwen_bf12_place(i)] = element_of(panel->table, group, i);
+        widen_bf12(panel->table, group, 1, weights);
         qwen_bf12_patch(&escapes, first / CENOTE_BF12_GROUP, weights);
         for (unsigned i = 0; i < CENOTE_BF12_GROUP && i / QWEN_GEMV_BLOCK * QWEN_GEMV_BLOCK < left;
              i++) {
@@ -92,4 +102,27 @@ DOTS(dots_f32, CENOTE_DTYPE_F32)
 DOTS(dots_f16, CENOTE_DTYPE_F16)
 DOTS(dots_bf16, CENOTE_DTYPE_BF16)
 
-const qwen_gemv_ops qwen_gemv_portable = {arrange, dots_f32, dots_f16, dots_bf16, dots_bf12};
+/* ---- several rows of x: gemv_many.c ---- */
+
+static void widen(cenote_dtype dtype, const unsigned char *w, size_t count, float *out)
+{
+    for (uint64_t i = 0; i < qwen_gemv_padded(count); i++) {
+        uint64_t element = element_at(dtype, i);
+        out[i] = element < count ? qwen_widen_at(dtype, w, element) : 0.0f;
+    }
+}
+
+static void add(unsigned rows, unsigned m, const float *weights, const float *x, size_t count,
+                float *sums)
+{
+    for (unsigned i = 0; i < m; i++, x += QWEN_GEMV_CHUNK)
+        for (unsigned r = 0; r < rows; r++) {
+            float *lanes = sums + (i * QWEN_GEMV_STREAMS + r) * QWEN_GEMV_LANES;
+            const float *row = weights + r * QWEN_GEMV_CHUNK;
+            for (size_t k = 0; k < count; k++)
+                lanes[k % QWEN_GEMV_LANES] = fmaf(row[k], x[k], lanes[k % QWEN_GEMV_LANES]);
+        }
+}
+
+const qwen_gemv_ops qwen_gemv_portable = {arrange,   dots_f32, dots_f16,   dots_bf16,
+                                          dots_bf12, widen,    widen_bf12, add};

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The loops over k that the AVX2 and the AVX-512 rows times a vector have in common. Before it is
- * included: gemv_sums (the lanes of a row), sums_zero(), add_block() and reduce(), and for the
- * 12-bit form table_of(), add_group() and widen_group(). */
+ * included: gemv_sums (the lanes of a row), sums_zero(), sums_load(), sums_store(), add_block() and
+ * reduce(); for the 12-bit form table_of(), add_group() and widen_group(); for several rows of x
+ * widen_block(), add_tile(), TILE_ROWS and TILE_M. */
 #ifndef QWEN_GEMV_ROWS_H
 #define QWEN_GEMV_ROWS_H
 
@@ -150,9 +151,91 @@ DOTS(dots_f16, CENOTE_DTYPE_F16)
 DOTS(dots_bf16, CENOTE_DTYPE_BF16)
 
 static void dots_bf12(unsigned rows, const float *x, const cenote_bf12_view *panel, uint64_t row,
-                      uint64_t stride, uint64_t k, float *sums)
+                      uint64_t stride, uint64_t k,
+                      float *sums){CASES(dot_packed_rows, x, panel, row, stride, k, sums)}
+
+/* ---- several rows of x: gemv_many.c ---- */
+
+INLINE void widen_of(cenote_dtype dtype, const unsigned char *w, size_t count, float *out)
 {
-    CASES(dot_packed_rows, x, panel, row, stride, k, sums)
+    const size_t element_bytes = dtype == CENOTE_DTYPE_F32 ? 4 : 2;
+    size_t whole = count / QWEN_GEMV_BLOCK * QWEN_GEMV_BLOCK;
+    for (size_t i = 0; i < whole; i += QWEN_GEMV_BLOCK)
+        widen_block(dtype, w + i * element_bytes, out + i);
+    if (whole == count)
+        return;
+    unsigned char tail[QWEN_GEMV_BLOCK * 4] = {0};
+    memcpy(tail, w + whole * element_bytes, (count - whole) * element_bytes);
+    widen_block(dtype, tail, out + whole);
+}
+
+static void widen(cenote_dtype dtype, const unsigned char *w, size_t count, float *out)
+{
+    if (dtype == CENOTE_DTYPE_BF16)
+        widen_of(CENOTE_DTYPE_BF16, w, count, out);
+    else if (dtype == CENOTE_DTYPE_F16)
+        widen_of(CENOTE_DTYPE_F16, w, count, out);
+    else
+        widen_of(CENOTE_DTYPE_F32, w, count, out);
+}
+
+static void widen_bf12(const unsigned char *table, const unsigned char *w, size_t groups,
+                       float *out)
+{
+    const gemv_table both = table_of(table);
+    for (; groups > 0; groups--) {
+        widen_group(both, w, out);
+        w += CENOTE_BF12_GROUP_BYTES;
+        out += CENOTE_BF12_GROUP;
+    }
+}
+
+/* A tile of rows by x, whose lanes stay in registers. */
+INLINE void tile_of(const unsigned rows, const unsigned m, const float *weights, const float *x,
+                    size_t count, float *sums)
+{
+    gemv_sums lanes[TILE_M][TILE_ROWS];
+    UNROLL
+    for (unsigned i = 0; i < m; i++)
+        UNROLL
+    for (unsigned r = 0; r < rows; r++)
+        sums_load(&lanes[i][r], sums + (i * QWEN_GEMV_STREAMS + r) * QWEN_GEMV_LANES);
+    for (size_t k = 0; k < count; k += QWEN_GEMV_LANES)
+        add_tile(rows, m, weights + k, x + k, lanes);
+    UNROLL
+    for (unsigned i = 0; i < m; i++)
+        UNROLL
+    for (unsigned r = 0; r < rows; r++)
+        sums_store(&lanes[i][r], sums + (i * QWEN_GEMV_STREAMS + r) * QWEN_GEMV_LANES);
+}
+
+static void tile(unsigned rows, unsigned m, const float *weights, const float *x, size_t count,
+                 float *sums)
+{
+    switch (m * 4 + rows) {
+#define TILE_CASE(m_case, rows_case)                                                               \
+    case (m_case)*4 + (rows_case):                                                                 \
+        tile_of(rows_case, m_case, weights, x, count, sums);                                       \
+        break;
+        TILES(TILE_CASE)
+#undef TILE_CASE
+    default:
+        break;
+    }
+}
+
+/* Tiles of nearly equal sides: a last one of one row by one x would cost as much as a whole one. */
+static void add(unsigned rows, unsigned m, const float *weights, const float *x, size_t count,
+                float *sums)
+{
+    unsigned across = (rows + TILE_ROWS - 1) / TILE_ROWS, down = (m + TILE_M - 1) / TILE_M;
+    for (unsigned i = 0; i < down; i++)
+        for (unsigned j = 0; j < across; j++) {
+            unsigned vector = m * i / down, row = rows * j / across;
+            tile(rows * (j + 1) / across - row, m * (i + 1) / down - vector,
+                 weights + row * QWEN_GEMV_CHUNK, x + vector * QWEN_GEMV_CHUNK, count,
+                 sums + (vector * QWEN_GEMV_STREAMS + row) * QWEN_GEMV_LANES);
+        }
 }
 
 #endif

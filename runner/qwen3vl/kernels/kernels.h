@@ -60,7 +60,10 @@ typedef struct qwen_product {
 
 /** Any m: for prefill and the vision tower (m may be 1 there too; the bits do not depend on m). */
 void qwen_gemm(qwen_kernels *kernels, const qwen_product *product);
-/** m must be 1: for decoding. Its bits differ from qwen_gemm's. */
+#define QWEN_GEMV_M_MAX 8u
+/** m is 1 to QWEN_GEMV_M_MAX: for decoding, and for looking at a few guessed tokens in one pass
+ * over the weights: each row of c has the bits of a call of its own. They differ from qwen_gemm's.
+ */
 void qwen_gemv(qwen_kernels *kernels, const qwen_product *product);
 
 /** Widens @p count elements to float. */
