@@ -47,7 +47,6 @@ class Peers:
         self._python = os.path.join(directory, "venv", "bin", "python")
         self._node_dir = os.path.join(directory, "node")
         self._log = os.path.join(directory, "install.log")
-        self.gguf = os.path.join(directory, "2b-bf16.gguf")
 
     # ---- installing ----
 
@@ -76,19 +75,24 @@ class Peers:
             open(os.path.join(self._node_dir, "has-llama"), "w").close()
         return self._node_dir
 
+    @staticmethod
+    def gguf(checkpoint):
+        return f"{checkpoint.rstrip('/')}-bf16.gguf"
+
     def _write_gguf(self, checkpoint):
-        if os.path.exists(self.gguf):
-            return self.gguf
+        out = self.gguf(checkpoint)
+        if os.path.exists(out):
+            return out
         free = shutil.disk_usage(self.directory).free
         if free < GGUF_BYTES + SPARE_BYTES:
             raise Skip(f"a GGUF needs {(GGUF_BYTES + SPARE_BYTES) / 1e9:.1f} GB of disk, "
                        f"{free / 1e9:.1f} are free")
         python = self.python("torch", "neurostream")  # the latter brings gguf
-        done = subprocess.run([python, f"{HERE}/write_gguf.py", checkpoint, self.gguf],
+        done = subprocess.run([python, f"{HERE}/write_gguf.py", checkpoint, out],
                               capture_output=True, text=True)
         if done.returncode != 0:
             raise Skip(f"write_gguf.py: {done.stderr[-200:]}")
-        return self.gguf
+        return out
 
     # ---- calls: @limit_bytes of the whole process, None for none ----
 

@@ -148,19 +148,29 @@ class Workshop:
     def peer(self, name, limit_bytes, decoded=PEER_DECODED, capped=True, ids=None, **more):
         command = getattr(self.peers, name)(self.checkpoint, ids or self.ids, limit_bytes,
                                             self.options.threads, decoded + 1, **more)
-        forget_pages(self.checkpoint, self.peers.gguf)
+        forget_pages(self.checkpoint, self.peers.gguf(self.checkpoint))
         outcome = self.rig.run(command, limit_bytes=limit_bytes, capped=capped,
                                timeout_s=self.options.timeout)
         outcome["phases"] = outcome.pop("lines")
         return dict(outcome, decoded=decoded)
 
-    def predicted(self, memory_bytes, checkpoint=None):
+    def predicted(self, memory_bytes, *flags, checkpoint=None):
         """What `cenote plan` says of a run that ours() makes."""
         command = self.cenote.plan_command(checkpoint or self.checkpoint, memory_bytes,
-                                           len(self.sentence_ids) * REPEATS, DECODED + 1)
+                                           len(self.sentence_ids) * REPEATS, DECODED + 1, *flags)
         outcome = self.rig.run(command, env=self.cenote.env)
         lines = outcome.pop("lines")
         return dict(outcome, plan=lines[-1] if lines else None, memory_bytes=memory_bytes)
+
+    def plain_flags(self):
+        """Every weight as it is in the file, in memory too."""
+        return ["--unpacked"] if self.cenote.has_option("unpacked") else []
+
+    def dense_flags(self):
+        """Resident rows in 12 bits, which is the default of builds that can."""
+        if not self.cenote.has_option("unpacked"):
+            raise Skip(NO_BUILD)
+        return []
 
     def packed_flags(self):
         if not self.cenote.has_command("pack") or not self.cenote.has_option("cache"):
@@ -177,10 +187,14 @@ class Workshop:
 
 
 def budget_cases(shop, weight_bytes):
+    """Weights as they are in the file; then the same budget with resident rows in 12 bits, and
+    with those on the disk in 12 bits too."""
     for fraction in FRACTIONS:
         memory = shop.budget_for(shop.checkpoint, fraction * weight_bytes, DECODED + 1)
-        yield Case("budget", f"{fraction} M", lambda memory=memory: shop.ours(memory))
+        yield Case("budget", f"{fraction} M",
+                   lambda memory=memory: shop.ours(memory, *shop.plain_flags()))
     memory = shop.budget_for(shop.checkpoint, 0.5 * weight_bytes, DECODED + 1)
+    yield Case("dense", "0.5 M", lambda: shop.ours(memory, *shop.dense_flags()))
     yield Case("packed", "0.5 M", lambda: shop.ours(memory, *shop.packed_flags()))
 
 
@@ -191,7 +205,10 @@ def all_budget(shop, weight_bytes):
 def peer_cases(shop, weight_bytes):
     for limit in LIMITS:
         name = f"{limit // GIB} GiB"
-        yield Case("limit", f"cenote {name}", lambda limit=limit: shop.ours(limit))
+        yield Case("limit", f"cenote {name}",
+                   lambda limit=limit: shop.ours(limit, *shop.plain_flags()))
+        yield Case("limit", f"dense {name}",
+                   lambda limit=limit: shop.ours(limit, *shop.dense_flags()))
         yield Case("limit", f"packed {name}",
                    lambda limit=limit: shop.ours(limit, *shop.packed_flags()))
         for peer in peer_table.NAMES:
@@ -223,8 +240,8 @@ def engine_cases(shop, weight_bytes):
     memory = shop.budget_for(shop.checkpoint, 0.25 * weight_bytes, DECODED + 1)
     for engine in ("uring", "pread"):
         yield Case("engine", engine,
-                   lambda engine=engine: shop.ours(memory, *shop.option("io", engine),
-                                                   capped=False))
+                   lambda engine=engine: shop.ours(memory, *shop.plain_flags(),
+                                                   *shop.option("io", engine), capped=False))
 
 
 def thread_cases(shop, weight_bytes):
@@ -239,12 +256,15 @@ def thread_cases(shop, weight_bytes):
 
 def plan_cases(shop, weight_bytes):
     """Predictions for runs of other sections, and for a second model whose runs are here."""
-    budgets = {f"{fraction} M": shop.budget_for(shop.checkpoint, fraction * weight_bytes,
-                                                DECODED + 1) for fraction in FRACTIONS}
-    if shop.options.shape == "2b":
-        budgets |= {f"cenote {limit // GIB} GiB": limit for limit in PREDICTED_LIMITS}
-    for name, memory in budgets.items():
-        yield Case("plan", name, lambda memory=memory: shop.predicted(memory))
+    plain = shop.plain_flags()
+    if plain and not shop.cenote.has_option("unpacked", "plan"):
+        return
+    for fraction in FRACTIONS:
+        memory = shop.budget_for(shop.checkpoint, fraction * weight_bytes, DECODED + 1)
+        yield Case("plan", f"{fraction} M", lambda memory=memory: shop.predicted(memory, *plain))
+    for limit in PREDICTED_LIMITS if shop.options.shape == "2b" else ():
+        yield Case("plan", f"dense {limit // GIB} GiB",
+                   lambda limit=limit: shop.predicted(limit, *shop.dense_flags()))
     try:
         few = shop.few_layers()
     except Skip:
@@ -253,8 +273,9 @@ def plan_cases(shop, weight_bytes):
     for fraction in FRACTIONS[:2]:
         memory = shop.budget_for(few, fraction * few_bytes, DECODED + 1)
         name = f"{FEW_LAYERS} layers {fraction} M"
-        yield Case("plan", name, lambda memory=memory: shop.predicted(memory, checkpoint=few))
-        yield Case("few", name, lambda memory=memory: shop.ours(memory, checkpoint=few))
+        yield Case("plan", name,
+                   lambda memory=memory: shop.predicted(memory, *plain, checkpoint=few))
+        yield Case("few", name, lambda memory=memory: shop.ours(memory, *plain, checkpoint=few))
 
 
 def lookup_cases(shop, weight_bytes):

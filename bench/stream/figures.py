@@ -20,7 +20,8 @@ from report import GIB, MIB, Records, bytes_per_token, seconds_per_token
 BESIDE_BYTES = 64 * MIB  # about our smallest budget for a short text prompt of the 2B shape
 LIMITS = (1, 2, 3)
 NONE_AT = 4.0  # where "no limit" stands on the axis
-LINES = (("packed", "cenote, packed", "#0b6e4f", "o-"), ("cenote", "cenote", "#2a9d8f", "s-"),
+LINES = (("packed", "cenote, files packed", "#0b6e4f", "o-"),
+         ("dense", "cenote", "#2a9d8f", "s-"), ("cenote", "cenote --unpacked", "#83c5be", "s-"),
          ("neurostream", "neurostream 0.2.1, bfloat16", "#7b5ea7", "^--"),
          ("llama", "llama.cpp BF16, mmap", "#c8553d", "v--"),
          ("transformers", "transformers 4.57.6, bf16", "#e09f3e", "D--"),

@@ -24,15 +24,14 @@ class Cenote:
         self.path = path
         self.env = {"XDG_CACHE_HOME": cache_dir}
         self.threads = threads
-        self._run_help = self._help("run")
         self._commands = self._help()
 
     def _help(self, *words):
         done = subprocess.run([self.path, *words, "--help"], capture_output=True, text=True)
         return done.stdout
 
-    def has_option(self, name):
-        return f"--{name} " in self._run_help or f"--{name}\n" in self._run_help
+    def has_option(self, name, command="run"):
+        return f"  --{name} " in self._help(command)
 
     def has_command(self, name):
         return f"\n  {name} " in self._commands
@@ -59,10 +58,10 @@ class Cenote:
                           "--threads", str(self.threads))
         return plan["memory"]["smallest_budget_bytes"]
 
-    def plan_command(self, checkpoint, memory_bytes, prompt_tokens, max_tokens):
+    def plan_command(self, checkpoint, memory_bytes, prompt_tokens, max_tokens, *more):
         return [self.path, "plan", checkpoint, "--memory", str(memory_bytes), "--prompt-tokens",
                 str(prompt_tokens), "--max-tokens", str(max_tokens), "--threads",
-                str(self.threads), "--json"]
+                str(self.threads), "--json", *more]
 
     def run_command(self, checkpoint, memory_bytes, prompt, max_tokens, *more, threads=None):
         return [self.path, "run", checkpoint, "--raw-prompt", "--prompt", prompt, "--max-tokens",
