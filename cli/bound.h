@@ -5,17 +5,15 @@
 
 #include "cli.h"
 
-enum cli_bound { CLI_BOUND_DISK, CLI_BOUND_MEMORY, CLI_BOUND_COMPUTE };
-
 /* "disk", "memory" or "compute". */
-const char *cli_bound_text(enum cli_bound bound);
+const char *cli_bound_text(qwen_bound bound);
 
-/* Of a run, from the share of its decoding that it waited for reads. */
-enum cli_bound cli_bound_of_run(const qwen_plan *plan, const qwen_result *result);
-/* Of a plan, from the forecast. */
-enum cli_bound cli_bound_of_plan(const qwen_plan *plan, const qwen_forecast *forecast);
+/* Of a run, from the share of its decoding that it waited for reads, and the rates that were
+ * measured some day (cli_speed_get()). */
+qwen_bound cli_bound_of_run(const qwen_model *model, const qwen_plan *plan,
+                            const qwen_result *result);
 
 /* The option that would help most, in words; "" when there is none. */
-const char *cli_bound_knob(enum cli_bound bound, const qwen_plan *plan, char text[160]);
+const char *cli_bound_knob(qwen_bound bound, const qwen_plan *plan, char text[160]);
 
 #endif

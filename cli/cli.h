@@ -47,6 +47,8 @@ struct cli_options {
     uint64_t seed;
     float temperature;
     bool unpacked;
+    bool sweep;
+    bool measure;
     cenote_io_engine io_engine;
     cenote_dtype kv_dtype;
     const char *logits_path;

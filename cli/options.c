@@ -217,6 +217,8 @@ static const struct cli_option plan_options[] = {
     COMMON_THREADS,
     COMMON_KV_TYPE,
     COMMON_UNPACKED,
+    FLAG("sweep", sweep, "also say what other budgets would buy, up to holding all weights"),
+    FLAG("measure", measure, "measure disk and kernels anew; default: once, then from the cache"),
     COMMON_JSON("cenote.plan/1"),
     FLAG("quiet", quiet, "no notes"),
     COMMON_HELP,
@@ -251,8 +253,13 @@ const struct cli_command cli_commands[] = {
      "cenote run Qwen3-VL-2B-Instruct --image cat.jpg --prompt 'What is this?' --memory 1GiB",
      cli_run, run_options, COUNT(run_options)},
     {"plan", "MODEL_DIR", "say whether a run fits a budget, and where each byte goes",
-     "The same code as the refusal of cenote run; nothing but headers is read. Pictures are taken "
-     "to be upright and decoded a row at a time (an interlaced PNG, a progressive JPEG or one that "
+     "The same code as the refusal of cenote run. The seconds of a token are the longer of what "
+     "the "
+     "disk takes to read it and what the processors take to multiply it; both rates are measured "
+     "once, in some two seconds, and kept in $XDG_CACHE_HOME/cenote/speed.json (~/.cache). "
+     "Pictures "
+     "are taken to be upright and decoded a row at a time (an interlaced PNG, a progressive JPEG "
+     "or one that "
      "EXIF turns may take more).\n\nThe exit code is 0 when the run fits and 3 when it does not.",
      "cenote plan Qwen3-VL-2B-Instruct --memory 512MiB --image 1024x768 --max-tokens 64", cli_plan,
      plan_options, COUNT(plan_options)},

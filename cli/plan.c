@@ -2,9 +2,23 @@
 /* `cenote plan`: the plan of a run that is described and not given. */
 #include <stdio.h>
 
+#include "bound.h"
 #include "report.h"
+#include "speed.h"
+#include "sweep.h"
 
 #define PROMPT_TOKENS_DEFAULT 32
+
+/* What was asked, and all that is known about it. */
+struct question {
+    cenote_budget *budget;
+    qwen_model *model;
+    qwen_shape shape;
+    qwen_plan plan;
+    qwen_speed speed;
+    qwen_forecast forecast;
+    bool has_speed;
+};
 
 static cenote_status make_shape(const qwen_model *model, const struct cli_options *options,
                                 qwen_shape *out_shape, cenote_error *err)
@@ -143,36 +157,101 @@ static void print_plan(const qwen_plan *plan, const qwen_shape *shape)
            plan->prefill_weight_passes == 1 ? "" : "es");
 }
 
+/* ---- seconds ---- */
+
+/* Measuring is a part of the answer that may be missing: a note says why, nothing fails. */
+static bool get_speed(const struct cli_options *options, struct question *q)
+{
+    cenote_error err;
+    if (!q->plan.fits && !options->sweep)
+        return false;
+    if (cli_speed_get(q->model, q->budget, q->plan.thread_count, options->measure, &q->speed,
+                      &err) == CENOTE_OK)
+        return true;
+    if (!options->quiet)
+        cli_say("note: no forecast of seconds: %s", err.message);
+    return false;
+}
+
+static json_t *forecast_json(const struct question *q)
+{
+    if (!q->has_speed)
+        return json_null();
+    qwen_bound bound = q->forecast.bound;
+    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "seconds_per_token",
+                     cli_json_real(q->forecast.seconds_per_token), "bound", cli_bound_text(bound),
+                     "disk_s", cli_json_real(q->forecast.disk_s), "compute_s",
+                     cli_json_real(q->forecast.compute_s), "disk_bytes_per_s",
+                     cli_json_real(q->speed.disk_bytes_per_s), "plain_bytes_per_s",
+                     cli_json_real(q->speed.plain_bytes_per_s), "packed_bytes_per_s",
+                     cli_json_real(q->speed.packed_bytes_per_s), "whole_budget_bytes",
+                     cli_json_count(q->plan.whole_bytes));
+}
+
+static void print_forecast(const struct question *q)
+{
+    char disk[CLI_BYTES_TEXT], kernels[CLI_BYTES_TEXT], knob[160];
+    qwen_bound bound = q->forecast.bound;
+    bool packed = q->plan.resident_encoding == CENOTE_ENCODING_BF12;
+    double rate = packed ? q->speed.packed_bytes_per_s : q->speed.plain_bytes_per_s;
+    cli_bound_knob(bound, &q->plan, knob);
+    printf("  about %.3f s a token, bound by %s: the disk gives %s/s, %u thread%s get through %s/s "
+           "of weights\n",
+           q->forecast.seconds_per_token, cli_bound_text(bound),
+           cli_disk_text((uint64_t)q->speed.disk_bytes_per_s, disk), q->plan.thread_count,
+           q->plan.thread_count == 1 ? "" : "s", cli_disk_text((uint64_t)rate, kernels));
+    if (knob[0] != '\0')
+        printf("  %s\n", knob);
+}
+
 /* ---- the command ---- */
 
-static int report(const struct cli_options *options, const qwen_shape *shape, const qwen_plan *plan)
+static int report(const struct cli_options *options, const struct question *q)
 {
-    if (!options->json)
-        print_plan(plan, shape);
-    else if (!cli_json_print(plan_json(options, shape, plan)))
-        return CLI_EXIT_FAILURE;
-    return plan->fits ? CLI_EXIT_OK : cli_refuse(options, plan, shape);
+    struct cli_sweep_point points[CLI_SWEEP_POINTS];
+    bool sweep = options->sweep && q->has_speed;
+    cenote_error err;
+    if (sweep && cli_sweep_make(q->model, &q->shape, &q->speed, points, &err) != CENOTE_OK)
+        return cli_fail(&err);
+    if (!options->json) {
+        print_plan(&q->plan, &q->shape);
+        if (q->has_speed && q->plan.fits)
+            print_forecast(q);
+        if (sweep)
+            cli_sweep_print(points);
+    } else {
+        json_t *json = plan_json(options, &q->shape, &q->plan);
+        json_object_set_new(json, "forecast", q->plan.fits ? forecast_json(q) : json_null());
+        if (sweep)
+            json_object_set_new(json, "sweep", cli_sweep_json(points));
+        if (!cli_json_print(json))
+            return CLI_EXIT_FAILURE;
+    }
+    return q->plan.fits ? CLI_EXIT_OK : cli_refuse(options, &q->plan, &q->shape);
 }
 
 int cli_plan(const struct cli_options *options)
 {
     cenote_error err;
-    cenote_budget *budget = NULL;
-    qwen_model *model = NULL;
-    qwen_shape shape;
-    qwen_plan plan;
+    struct question q = {0};
     uint64_t limit_bytes = 0;
-    cenote_status status = cli_budget_create(&budget, &err);
+    cenote_status status = cli_budget_create(&q.budget, &err);
     if (status == CENOTE_OK)
-        status = qwen_model_open(budget, options->path, &model, &err);
+        status = qwen_model_open(q.budget, options->path, &q.model, &err);
     if (status == CENOTE_OK)
-        status = make_shape(model, options, &shape, &err);
+        status = make_shape(q.model, options, &q.shape, &err);
     if (status == CENOTE_OK)
         status = cli_limit_get(options, &limit_bytes, &err);
     if (status == CENOTE_OK)
-        status = qwen_plan_make(model, &shape, limit_bytes, &plan, &err);
-    int code = status == CENOTE_OK ? report(options, &shape, &plan) : cli_fail(&err);
-    qwen_model_close(model);
-    cenote_budget_destroy(budget);
+        status = qwen_plan_make(q.model, &q.shape, limit_bytes, &q.plan, &err);
+    int code = status == CENOTE_OK ? CLI_EXIT_OK : cli_fail(&err);
+    if (status == CENOTE_OK) {
+        q.has_speed = get_speed(options, &q);
+        if (q.has_speed && q.plan.fits)
+            qwen_plan_forecast(&q.plan, &q.speed, &q.forecast);
+        code = report(options, &q);
+    }
+    qwen_model_close(q.model);
+    cenote_budget_destroy(q.budget);
     return code;
 }

@@ -195,7 +195,7 @@ static int run_plan(struct run *run)
 static void say_bound(const struct run *run, const qwen_result *result)
 {
     char held[CLI_BYTES_TEXT], knob[160];
-    enum cli_bound bound = cli_bound_of_run(&run->plan, result);
+    qwen_bound bound = cli_bound_of_run(run->model, &run->plan, result);
     cli_bound_knob(bound, &run->plan, knob);
     cli_say("bound by %s: %s of weights resident%s, %.0f %% of the time waiting for reads%s%s",
             cli_bound_text(bound), cli_disk_text(result->resident_weight_bytes, held),

@@ -147,6 +147,18 @@ typedef struct cenote_weights_stats {
 CENOTE_API void cenote_weights_stats_get(const cenote_weights *weights,
                                          cenote_weights_stats *out_stats);
 
+typedef struct cenote_disk_speed {
+    double bytes_per_s;
+    uint64_t chunk_bytes; /**< of the reads that were the fastest */
+    uint32_t depth;       /**< and how many of them at a time */
+} cenote_disk_speed;
+
+/** Reads parts of the checkpoint for about a second, past the page cache where that works, to learn
+ *  how fast they come. Takes 32 MiB of @p pool meanwhile. bytes_per_s is 0 for files smaller than a
+ *  chunk. Errors: CENOTE_E_IO, CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_measure_disk(
+    cenote_weights *weights, cenote_pool *pool, cenote_disk_speed *out_speed, cenote_error *err);
+
 /* ---- panels ---- */
 
 /** One matrix of a program: all its rows, in panels of rows_per_panel (the last may be shorter).

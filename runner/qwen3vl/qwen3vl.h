@@ -163,20 +163,35 @@ void qwen_plan_explain(const qwen_plan *plan, char *text, size_t text_bytes);
 
 /** Rates of a machine, in bytes of weights a second, counted as in the files. */
 typedef struct qwen_speed {
-    double disk_bytes_per_s;   /**< as cenote_disk_measure() finds it */
+    double disk_bytes_per_s;   /**< of reads as a stream makes them */
     double plain_bytes_per_s;  /**< kernels of decoding on bf16 in memory */
     double packed_bytes_per_s; /**< the same held in 12 bits */
+    double memory_bytes_per_s; /**< the same threads merely reading bf16 from memory */
 } qwen_speed;
 
-/** Measures the kernels' rates: half a second, 340 MiB of @p budget. disk_bytes_per_s stays. */
-CENOTE_MUST_CHECK cenote_status qwen_speed_measure(cenote_budget *budget, uint32_t thread_count,
-                                                   qwen_speed *speed, cenote_error *err);
+/** The disk's rate under the model's files: a second, 32 MiB of its budget. The rest stays. */
+CENOTE_MUST_CHECK cenote_status qwen_speed_measure_disk(qwen_model *model, qwen_speed *speed,
+                                                        cenote_error *err);
+/** The kernels' rates: half a second, 180 MiB of @p budget. disk_bytes_per_s stays. */
+CENOTE_MUST_CHECK cenote_status qwen_speed_measure_kernels(cenote_budget *budget,
+                                                           uint32_t thread_count, qwen_speed *speed,
+                                                           cenote_error *err);
+
+/** What keeps decoding from being faster. */
+typedef enum qwen_bound {
+    QWEN_BOUND_DISK,
+    QWEN_BOUND_MEMORY, /**< products that keep up with what memory gives */
+    QWEN_BOUND_COMPUTE,
+} qwen_bound;
+
+/** Of products with weights in this form. */
+qwen_bound qwen_speed_bound(const qwen_speed *speed, cenote_encoding encoding);
 
 typedef struct qwen_forecast {
     double disk_s;    /**< reads of one token */
     double compute_s; /**< products with all weights, in memory by then */
     double seconds_per_token;
-    bool disk_bound;
+    qwen_bound bound;
 } qwen_forecast;
 
 /** Seconds of a decoded token, after the second: reads and work beside each other, so the longer of

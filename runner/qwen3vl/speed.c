@@ -16,11 +16,16 @@
 #define PANEL_BYTES   ((uint64_t)PANEL_ROWS * PANEL_COLUMNS * 2)
 #define PANELS        96u
 #define PASSES        3u
+/* Of the plain bytes, that 12 bits take. */
+#define PACKED_SHARE 0.751
+/* Of a plain loop's rate: products that reach it are waiting for memory. */
+#define KEEPS_UP 0.8
 
 /* ---- the kernels ---- */
 
 struct course {
     qwen_kernels *kernels;
+    cenote_team *team;
     unsigned char *plain;  /* PANELS panels */
     unsigned char *packed; /* the same in 12 bits, each at a multiple of packed_bytes */
     uint64_t packed_bytes;
@@ -61,30 +66,65 @@ static double now_s(void)
     return 1e-9 * (double)qwen_now_ns();
 }
 
-/* The best of some passes, in bytes of plain weights a second: a pass that something disturbed
- * says nothing of the machine. */
-static double rate_of(const struct course *course, cenote_encoding encoding)
+static void multiply(const struct course *course, const void *panel, cenote_encoding encoding)
+{
+    const qwen_product product = {
+        .a = course->x,
+        .a_stride = PANEL_COLUMNS,
+        .m = 1,
+        .k = PANEL_COLUMNS,
+        .w = panel,
+        .w_dtype = CENOTE_DTYPE_BF16,
+        .w_encoding = encoding,
+        .n = PANEL_ROWS,
+        .c = course->y,
+        .c_stride = PANEL_ROWS,
+    };
+    qwen_gemv(course->kernels, &product);
+}
+
+static void multiply_plain(const struct course *course, uint32_t panel)
+{
+    multiply(course, course->plain + panel * PANEL_BYTES, CENOTE_ENCODING_PLAIN);
+}
+
+static void multiply_packed(const struct course *course, uint32_t panel)
+{
+    multiply(course, course->packed + panel * course->packed_bytes, CENOTE_ENCODING_BF12);
+}
+
+typedef uint64_t words __attribute__((vector_size(32)));
+
+/* A rank's share of a panel, in four streams as the products have them. */
+static void read_share(void *argument, unsigned rank, unsigned size)
+{
+    const words *panel = argument;
+    unsigned long first, count;
+    cenote_team_share(PANEL_BYTES / sizeof(words), 4, rank, size, &first, &count);
+    words sums[4] = {0};
+    unsigned long quarter = count / 4;
+    for (unsigned long i = 0; i < quarter; i++)
+        for (unsigned s = 0; s < 4; s++)
+            sums[s] += panel[first + s * quarter + i];
+    words sum = sums[0] + sums[1] + sums[2] + sums[3];
+    __asm__ volatile("" : : "m"(sum)); /* somebody wants it */
+}
+
+static void read_plain(const struct course *course, uint32_t panel)
+{
+    cenote_team_run(course->team, read_share, course->plain + panel * PANEL_BYTES);
+}
+
+/* The best of some passes over all panels, in bytes of plain weights a second: a pass that
+ * something disturbed says nothing of the machine. */
+static double best_rate(const struct course *course,
+                        void (*work)(const struct course *course, uint32_t panel))
 {
     double best = 0;
     for (uint32_t pass = 0; pass < PASSES; pass++) {
         double start = now_s();
-        for (uint32_t p = 0; p < PANELS; p++) {
-            bool packed = encoding == CENOTE_ENCODING_BF12;
-            const qwen_product product = {
-                .a = course->x,
-                .a_stride = PANEL_COLUMNS,
-                .m = 1,
-                .k = PANEL_COLUMNS,
-                .w = packed ? course->packed + p * course->packed_bytes
-                            : course->plain + p * PANEL_BYTES,
-                .w_dtype = CENOTE_DTYPE_BF16,
-                .w_encoding = encoding,
-                .n = PANEL_ROWS,
-                .c = course->y,
-                .c_stride = PANEL_ROWS,
-            };
-            qwen_gemv(course->kernels, &product);
-        }
+        for (uint32_t p = 0; p < PANELS; p++)
+            work(course, p);
         double rate = (double)(PANELS * PANEL_BYTES) / (now_s() - start);
         best = rate > best ? rate : best;
     }
@@ -94,7 +134,8 @@ static double rate_of(const struct course *course, cenote_encoding encoding)
 static cenote_status run_course(cenote_pool *pool, cenote_team *team, qwen_speed *out_speed,
                                 cenote_error *err)
 {
-    struct course course = {.packed_bytes = cenote_bf12_bytes_max(PANEL_ROWS, PANEL_COLUMNS)};
+    struct course course = {.team = team,
+                            .packed_bytes = cenote_bf12_bytes_max(PANEL_ROWS, PANEL_COLUMNS)};
     uint64_t rows_bytes = (PANEL_COLUMNS + PANEL_ROWS) * sizeof(float);
     void *block;
     cenote_status status =
@@ -110,8 +151,11 @@ static cenote_status run_course(cenote_pool *pool, cenote_team *team, qwen_speed
         course.y = course.x + PANEL_COLUMNS;
         status = fill_course(&course, err);
         if (status == CENOTE_OK) {
-            out_speed->plain_bytes_per_s = rate_of(&course, CENOTE_ENCODING_PLAIN);
-            out_speed->packed_bytes_per_s = rate_of(&course, CENOTE_ENCODING_BF12);
+            out_speed->plain_bytes_per_s = best_rate(&course, multiply_plain);
+            out_speed->packed_bytes_per_s = best_rate(&course, multiply_packed);
+            double read = best_rate(&course, read_plain);
+            out_speed->memory_bytes_per_s =
+                read > out_speed->plain_bytes_per_s ? read : out_speed->plain_bytes_per_s;
         }
         cenote_pool_free(pool, block);
     }
@@ -119,8 +163,24 @@ static cenote_status run_course(cenote_pool *pool, cenote_team *team, qwen_speed
     return status;
 }
 
-cenote_status qwen_speed_measure(cenote_budget *budget, uint32_t thread_count, qwen_speed *speed,
-                                 cenote_error *err)
+cenote_status qwen_speed_measure_disk(qwen_model *model, qwen_speed *speed, cenote_error *err)
+{
+    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+    options.quota_bytes = 48u << 20;
+    cenote_pool *pool;
+    cenote_disk_speed disk;
+    cenote_status status = cenote_pool_create(model->budget, &options, &pool, err);
+    if (status != CENOTE_OK)
+        return status;
+    status = cenote_weights_measure_disk(model->weights, pool, &disk, err);
+    if (status == CENOTE_OK)
+        speed->disk_bytes_per_s = disk.bytes_per_s;
+    cenote_pool_destroy(pool);
+    return status;
+}
+
+cenote_status qwen_speed_measure_kernels(cenote_budget *budget, uint32_t thread_count,
+                                         qwen_speed *speed, cenote_error *err)
 {
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
     options.class_id = CENOTE_CLASS_GENERAL;
@@ -140,6 +200,14 @@ cenote_status qwen_speed_measure(cenote_budget *budget, uint32_t thread_count, q
 
 /* ---- a plan's seconds ---- */
 
+qwen_bound qwen_speed_bound(const qwen_speed *speed, cenote_encoding encoding)
+{
+    double fetched = speed->plain_bytes_per_s;
+    if (encoding == CENOTE_ENCODING_BF12)
+        fetched = speed->packed_bytes_per_s * PACKED_SHARE;
+    return fetched >= KEEPS_UP * speed->memory_bytes_per_s ? QWEN_BOUND_MEMORY : QWEN_BOUND_COMPUTE;
+}
+
 void qwen_plan_forecast(const qwen_plan *plan, const qwen_speed *speed, qwen_forecast *out_forecast)
 {
     double streamed = (double)plan->bytes_per_token;
@@ -150,7 +218,8 @@ void qwen_plan_forecast(const qwen_plan *plan, const qwen_speed *speed, qwen_for
         .disk_s = streamed / speed->disk_bytes_per_s,
         .compute_s = resident / resident_rate + streamed / speed->plain_bytes_per_s,
     };
-    forecast.disk_bound = forecast.disk_s > forecast.compute_s;
-    forecast.seconds_per_token = forecast.disk_bound ? forecast.disk_s : forecast.compute_s;
+    bool disk = forecast.disk_s > forecast.compute_s;
+    forecast.seconds_per_token = disk ? forecast.disk_s : forecast.compute_s;
+    forecast.bound = disk ? QWEN_BOUND_DISK : qwen_speed_bound(speed, plan->resident_encoding);
     *out_forecast = forecast;
 }

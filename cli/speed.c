@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* speed.json lies in $XDG_CACHE_HOME/cenote or ~/.cache/cenote:
+ *
+ *   {"schema": "cenote.speed/1", "host": "name",
+ *    "disks": {"254:0": 1.9e9}, "kernels": {"2": [1.8e10, 2.1e10, 2e10]}}
+ *
+ * Disks by device, kernels by threads (plain, packed, merely reading). A file of another host, of
+ * another form or with anything wrong in it counts as none. It is replaced whole, by a rename. */
+#include "speed.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "json.h"
+
+#define SCHEMA "cenote.speed/1"
+/* Measuring takes some 180 MiB; on a machine with little more it would push others out. */
+#define SPARE_BYTES_MIN (512ull << 20)
+#define RATE_MAX        1e15
+
+struct keys {
+    char host[256];
+    char disk[64];
+    char threads[16];
+};
+
+/* ---- the file ---- */
+
+/* @p make: creates what is missing of the directory. */
+static bool store_path(char path[PATH_MAX], bool make)
+{
+    const char *base = getenv("XDG_CACHE_HOME");
+    const char *home = getenv("HOME");
+    int length;
+    if (base != NULL && base[0] == '/')
+        length = snprintf(path, PATH_MAX, "%s", base);
+    else if (home != NULL && home[0] == '/')
+        length = snprintf(path, PATH_MAX, "%s/.cache", home);
+    else
+        return false;
+    if (length < 0 || length > PATH_MAX - 64)
+        return false;
+    if (make)
+        mkdir(path, 0700);
+    strcat(path, "/cenote");
+    if (make)
+        mkdir(path, 0700);
+    strcat(path, "/speed.json");
+    return true;
+}
+
+static json_t *fresh_store(const struct keys *keys)
+{
+    return json_pack("{s:s, s:s, s:{}, s:{}}", "schema", SCHEMA, "host", keys->host, "disks",
+                     "kernels");
+}
+
+static json_t *load_store(const struct keys *keys)
+{
+    char path[PATH_MAX];
+    json_t *store = NULL;
+    const char *schema, *host;
+    if (store_path(path, false))
+        store = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    if (store != NULL &&
+        json_unpack(store, "{s:s, s:s, s:o, s:o}", "schema", &schema, "host", &host, "disks",
+                    &(json_t *){NULL}, "kernels", &(json_t *){NULL}) == 0 &&
+        strcmp(schema, SCHEMA) == 0 && strcmp(host, keys->host) == 0 &&
+        json_is_object(json_object_get(store, "disks")) &&
+        json_is_object(json_object_get(store, "kernels")))
+        return store;
+    json_decref(store);
+    return fresh_store(keys);
+}
+
+static void save_store(const json_t *store)
+{
+    char path[PATH_MAX], temporary[PATH_MAX + 32];
+    if (!store_path(path, true))
+        return;
+    snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
+    if (json_dump_file(store, temporary, JSON_INDENT(2)) != 0 || rename(temporary, path) != 0)
+        unlink(temporary);
+}
+
+/* ---- rates in it ---- */
+
+static bool rate_of(const json_t *value, double *out_rate)
+{
+    double rate = json_number_value(value);
+    if (!(rate > 0 && rate < RATE_MAX))
+        return false;
+    *out_rate = rate;
+    return true;
+}
+
+static bool stored_disk(const json_t *store, const struct keys *keys, qwen_speed *speed)
+{
+    const json_t *disks = json_object_get(store, "disks");
+    return rate_of(json_object_get(disks, keys->disk), &speed->disk_bytes_per_s);
+}
+
+static bool stored_kernels(const json_t *store, const struct keys *keys, qwen_speed *speed)
+{
+    const json_t *rates = json_object_get(json_object_get(store, "kernels"), keys->threads);
+    return rate_of(json_array_get(rates, 0), &speed->plain_bytes_per_s) &&
+           rate_of(json_array_get(rates, 1), &speed->packed_bytes_per_s) &&
+           rate_of(json_array_get(rates, 2), &speed->memory_bytes_per_s);
+}
+
+static void keep(json_t *store, const struct keys *keys, const qwen_speed *speed)
+{
+    json_object_set_new(json_object_get(store, "disks"), keys->disk,
+                        json_real(speed->disk_bytes_per_s));
+    json_object_set_new(json_object_get(store, "kernels"), keys->threads,
+                        json_pack("[f, f, f]", speed->plain_bytes_per_s, speed->packed_bytes_per_s,
+                                  speed->memory_bytes_per_s));
+    save_store(store);
+}
+
+/* ---- measuring ---- */
+
+static void find_keys(const qwen_model *model, uint32_t thread_count, struct keys *keys)
+{
+    struct stat st = {0};
+    if (gethostname(keys->host, sizeof keys->host) != 0)
+        strcpy(keys->host, "?");
+    keys->host[sizeof keys->host - 1] = '\0';
+    stat(cenote_weights_file_path(qwen_model_weights(model), 0), &st);
+    snprintf(keys->disk, sizeof keys->disk, "%u:%u", major(st.st_dev), minor(st.st_dev));
+    snprintf(keys->threads, sizeof keys->threads, "%u", thread_count);
+}
+
+static cenote_status check_spare(cenote_error *err)
+{
+    cenote_machine_memory machine;
+    cenote_status status = cenote_machine_memory_get(&machine, err);
+    if (status == CENOTE_OK && machine.spare_bytes < SPARE_BYTES_MIN)
+        return cenote_error_set(
+            err, CENOTE_E_UNSUPPORTED, "%llu bytes are free, measuring wants %llu",
+            (unsigned long long)machine.spare_bytes, (unsigned long long)SPARE_BYTES_MIN);
+    return status;
+}
+
+static cenote_status measure(qwen_model *model, cenote_budget *budget, uint32_t thread_count,
+                             bool disk, bool kernels, qwen_speed *speed, cenote_error *err)
+{
+    cenote_status status = check_spare(err);
+    if (status == CENOTE_OK && disk)
+        status = qwen_speed_measure_disk(model, speed, err);
+    if (status == CENOTE_OK && speed->disk_bytes_per_s <= 0)
+        return cenote_error_set(err, CENOTE_E_UNSUPPORTED,
+                                "the files are too small to measure a disk with");
+    if (status == CENOTE_OK && kernels)
+        status = qwen_speed_measure_kernels(budget, thread_count, speed, err);
+    return status;
+}
+
+cenote_status cli_speed_get(qwen_model *model, cenote_budget *budget, uint32_t thread_count,
+                            bool anew, qwen_speed *out_speed, cenote_error *err)
+{
+    struct keys keys;
+    qwen_speed speed = {0};
+    find_keys(model, thread_count, &keys);
+    json_t *store = load_store(&keys);
+    if (store == NULL)
+        return cenote_error_set(err, CENOTE_E_NOMEM, "no memory for the rates");
+    bool has_disk = !anew && stored_disk(store, &keys, &speed);
+    bool has_kernels = !anew && stored_kernels(store, &keys, &speed);
+    cenote_status status = CENOTE_OK;
+    if (!has_disk || !has_kernels) {
+        status = measure(model, budget, thread_count, !has_disk, !has_kernels, &speed, err);
+        if (status == CENOTE_OK)
+            keep(store, &keys, &speed);
+    }
+    json_decref(store);
+    if (status == CENOTE_OK)
+        *out_speed = speed;
+    return status;
+}
+
+bool cli_speed_stored(const qwen_model *model, uint32_t thread_count, qwen_speed *out_speed)
+{
+    struct keys keys;
+    find_keys(model, thread_count, &keys);
+    json_t *store = load_store(&keys);
+    bool stored = stored_disk(store, &keys, out_speed) && stored_kernels(store, &keys, out_speed);
+    json_decref(store);
+    return stored;
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The rates of this machine, measured once and kept in the user's cache directory. */
+#ifndef CENOTE_CLI_SPEED_H
+#define CENOTE_CLI_SPEED_H
+
+#include "cli.h"
+
+/* Rates for the disk under the model's first file and for kernels with @p thread_count threads:
+ * those of speed.json, and what is missing there is measured (some two seconds) and kept. With
+ * @p anew everything is measured. A speed.json that cannot be read or written is no error.
+ * Errors: CENOTE_E_UNSUPPORTED (a model or a machine too small to measure), of the measurement. */
+CENOTE_MUST_CHECK cenote_status cli_speed_get(qwen_model *model, cenote_budget *budget,
+                                              uint32_t thread_count, bool anew,
+                                              qwen_speed *out_speed, cenote_error *err);
+
+/* Only what speed.json has; false when something is not there. */
+bool cli_speed_stored(const qwen_model *model, uint32_t thread_count, qwen_speed *out_speed);
+
+#endif
