@@ -211,7 +211,9 @@ static int report(const struct cli_options *options, const struct question *q)
     struct cli_sweep_point points[CLI_SWEEP_POINTS];
     bool sweep = options->sweep && q->has_speed;
     cenote_error err;
-    if (sweep && cli_sweep_make(q->model, &q->shape, &q->speed, points, &err) != CENOTE_OK)
+    qwen_shape shape = q->shape;
+    shape.max_tokens = q->plan.max_tokens; /* the same for every budget, or they do not compare */
+    if (sweep && cli_sweep_make(q->model, &shape, &q->speed, points, &err) != CENOTE_OK)
         return cli_fail(&err);
     if (!options->json) {
         print_plan(&q->plan, &q->shape);

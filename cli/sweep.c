@@ -36,7 +36,8 @@ void cli_sweep_print(const struct cli_sweep_point points[CLI_SWEEP_POINTS])
 {
     char limit[CLI_BYTES_TEXT], read[CLI_BYTES_TEXT];
     double longest = points[0].forecast.seconds_per_token;
-    printf("\n  %-12s %12s %10s\n", "budget", "read a token", "s a token");
+    printf("\n  %-12s %12s %10s   (%u tokens)\n", "budget", "read a token", "s a token",
+           points[0].plan.max_tokens);
     for (uint32_t i = 0; i < CLI_SWEEP_POINTS; i++) {
         const qwen_forecast *forecast = &points[i].forecast;
         int bar = (int)(BAR_COLUMNS * forecast->seconds_per_token / longest + 0.5);

@@ -1,0 +1,73 @@
+#!/bin/sh
+# speed.sh CENOTE JSON_GET ROOT: the forecast of `cenote plan`: measured once, kept, taken from there,
+# measured again when asked to or when what was kept is no good.
+set -eu
+cenote=$1 json_get=$2 root=$3
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+XDG_CACHE_HOME=$scratch/cache
+export XDG_CACHE_HOME
+model=$root/models/qwen3vl-tiny
+store=cache/cenote/speed.json
+
+fail() {
+    echo "FAILED: $*"
+    [ -s out ] && head -c 2000 out
+    [ -s err ] && head -c 2000 err
+    exit 1
+}
+plan() { # ARGUMENT...
+    "$cenote" plan "$model" --threads 1 --memory 64MiB --json "$@" >out 2>err || fail "plan $*"
+}
+get() {
+    "$json_get" "$1" <out || fail "no $1"
+}
+is() { # PATH VALUE
+    [ "$(get "$1")" = "$2" ] || fail "$1 is $(get "$1") and not $2"
+}
+
+plan
+if grep -q "no forecast" err; then
+    echo "SKIP: $(cat err)"
+    exit 77
+fi
+[ -f $store ] || fail "nothing was kept"
+[ "$(find cache -type f | wc -l)" = 1 ] || fail "a temporary file was left behind"
+
+# What was kept is used: rates that no machine has, for this host and these threads.
+sed -E 's/("[0-9]+:[0-9]+": *)[0-9.e+-]+/\11000/' $store >edited
+cp edited $store
+plan
+is forecast.disk_bytes_per_s 1000
+plan --memory 20MiB
+is forecast.bound disk
+plan --measure
+[ "$(get forecast.disk_bytes_per_s)" != 1000 ] || fail "--measure took the kept rate"
+
+# A file of no use counts as none.
+for text in "" "{" "[]" '{"schema": "cenote.speed/1", "host": 5, "disks": {}, "kernels": {}}' \
+    '{"schema": "cenote.speed/1", "host": "elsewhere", "disks": {"0:0": 7}, "kernels": {}}'; do
+    printf '%s' "$text" >$store
+    plan
+    get forecast.seconds_per_token >/dev/null
+    grep -q '"schema": "cenote.speed/1"' $store || fail "not measured again after: $text"
+done
+
+# A directory that cannot be made is no error.
+XDG_CACHE_HOME=/proc/none plan
+get forecast.seconds_per_token >/dev/null
+
+# A sweep goes from the smallest budget to the one that reads nothing, and never gets slower.
+plan --sweep
+is sweep 9
+previous=$(get sweep.0.bytes_read_per_token)
+for i in 1 2 3 4 5 6 7 8; do
+    now=$(get sweep.$i.bytes_read_per_token)
+    [ "$now" -le "$previous" ] || fail "budget $i of the sweep reads more: $now after $previous"
+    previous=$now
+done
+[ "$previous" -lt 10000 ] || fail "the last budget of the sweep reads $previous bytes"
+"$cenote" plan "$model" --threads 1 --sweep >out 2>err || fail "plan --sweep"
+[ "$(grep -c '#' out)" -ge 9 ] || fail "no bars"
+grep -q "s a token, bound by" out || fail "no forecast"
