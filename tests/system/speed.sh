@@ -58,16 +58,16 @@ done
 XDG_CACHE_HOME=/proc/none plan
 get forecast.seconds_per_token >/dev/null
 
-# A sweep goes from the smallest budget to the one that reads nothing, and never gets slower.
+# A sweep goes from the smallest budget, where nothing is resident, to the one that reads nothing.
 plan --sweep
 is sweep 9
-previous=$(get sweep.0.bytes_read_per_token)
+first=$(get sweep.0.bytes_read_per_token)
 for i in 1 2 3 4 5 6 7 8; do
     now=$(get sweep.$i.bytes_read_per_token)
-    [ "$now" -le "$previous" ] || fail "budget $i of the sweep reads more: $now after $previous"
-    previous=$now
+    [ "$now" -le "$first" ] || fail "budget $i of the sweep reads $now bytes, the smallest $first"
 done
-[ "$previous" -lt 10000 ] || fail "the last budget of the sweep reads $previous bytes"
+[ "$first" -gt 1000000 ] || fail "the smallest budget of the sweep reads $first bytes"
+[ "$now" -lt 10000 ] || fail "the last budget of the sweep reads $now bytes"
 "$cenote" plan "$model" --threads 1 --sweep >out 2>err || fail "plan --sweep"
 [ "$(grep -c '#' out)" -ge 9 ] || fail "no bars"
 grep -q "s a token, bound by" out || fail "no forecast"
