@@ -86,7 +86,7 @@ class Workshop:
         self.prompt = SENTENCE * REPEATS
         self.sentence_ids = self._prompt_ids(SENTENCE)
         self.ids = self._write_ids("ids.json", self.sentence_ids * REPEATS)
-        self._few_layers = None
+        self._packed = False
 
     def _prompt_ids(self, text):
         """One run warms the page cache for what is not weights and says what the text becomes."""
@@ -175,7 +175,11 @@ class Workshop:
     def packed_flags(self):
         if not self.cenote.has_command("pack") or not self.cenote.has_option("cache"):
             raise Skip(NO_BUILD)
-        return ["--cache", os.path.join(self.directory, "packed")]
+        flags = ["--cache", os.path.join(self.directory, "packed")]
+        if not self._packed:
+            self.cenote.pack(self.checkpoint, *flags)
+            self._packed = True
+        return flags
 
     def option(self, name, value):
         if not self.cenote.has_option(name):

@@ -12,6 +12,7 @@ from peers import Peers, Skip  # noqa: F401, for the other files of this folder
 MIB = 1 << 20
 GIB = 1 << 30
 SHAPE_BYTES = {"2b": 4_255_200_000, "tiny": 4_000_000}
+PACKED_BYTES = 3 * GIB
 SPARE_BYTES = 2 * GIB
 SENTENCE = " the water image they answer this what here"
 FILLER = " the"  # one token
@@ -57,6 +58,13 @@ class Cenote:
                           str(prompt_tokens), "--max-tokens", str(max_tokens),
                           "--threads", str(self.threads))
         return plan["memory"]["smallest_budget_bytes"]
+
+    def pack(self, checkpoint, *flags):
+        need_room(os.path.dirname(checkpoint), PACKED_BYTES, "a packed copy")
+        done = subprocess.run([self.path, "pack", checkpoint, *flags], capture_output=True,
+                              text=True)
+        if done.returncode != 0:
+            raise Skip(f"cenote pack: {done.stderr.strip()[-200:]}")
 
     def plan_command(self, checkpoint, memory_bytes, prompt_tokens, max_tokens, *more):
         return [self.path, "plan", checkpoint, "--memory", str(memory_bytes), "--prompt-tokens",
