@@ -25,6 +25,9 @@ enum cli_exit {
     CLI_EXIT_INTERRUPTED = 130,
 };
 
+#define CLI_NOT_GIVEN       (-1.0f)
+#define CLI_TOP_K_NOT_GIVEN UINT32_MAX
+
 struct cli_pixels {
     uint32_t width;
     uint32_t height;
@@ -44,8 +47,8 @@ struct cli_options {
     uint32_t max_tokens;
     uint32_t max_image_tokens;
     uint32_t thread_count;
-    uint64_t seed;
-    float temperature;
+    bool sample;            /* as the model suggests, but for what is given here */
+    qwen_sampling sampling; /* CLI_NOT_GIVEN, CLI_TOP_K_NOT_GIVEN in what is not */
     bool unpacked;
     bool sweep;
     bool measure;
@@ -71,6 +74,14 @@ int cli_demo(const struct cli_options *options);
 /* @p command is named in the error. Errors: CENOTE_E_NOTFOUND, CENOTE_E_INVAL. */
 CENOTE_MUST_CHECK cenote_status cli_model_find(const char *command, char directory[PATH_MAX],
                                                cenote_error *err);
+
+/* ---- sampling (sampling.c) ---- */
+
+/* Greedy, or what --sample and the options beside it ask for.
+ * Errors: CENOTE_E_CORRUPT (what the model suggests makes no sense). */
+CENOTE_MUST_CHECK cenote_status cli_sampling_get(const struct cli_options *options,
+                                                 const qwen_model *model,
+                                                 qwen_sampling *out_sampling, cenote_error *err);
 
 /* ---- how it speaks (say.c) ---- */
 

@@ -129,13 +129,16 @@ static cenote_status set_io(struct cli_options *options, const struct cli_option
     return CENOTE_OK;
 }
 
-static cenote_status set_temperature(struct cli_options *options, const struct cli_option *option,
-                                     const char *value, cenote_error *err)
+/* A positive real, or 0 where the table admits it. */
+static cenote_status set_real(struct cli_options *options, const struct cli_option *option,
+                              const char *value, cenote_error *err)
 {
     double real;
     cenote_status status = cli_real_parse(value, (double)option->max, &real, err);
+    if (status == CENOTE_OK && real <= 0 && option->min > 0)
+        status = cenote_error_set(err, CENOTE_E_INVAL, "'%s' is not above 0", value);
     if (status == CENOTE_OK)
-        options->temperature = (float)real;
+        *(float *)field(options, option) = (float)real;
     return status;
 }
 
@@ -176,6 +179,41 @@ static cenote_status set_temperature(struct cli_options *options, const struct c
 #define COMMON_UNPACKED                                                                            \
     FLAG("unpacked", unpacked,                                                                     \
          "hold resident weights as they are; default: in 12 bits where they do not all fit")
+#define COMMON_SAMPLING                                                                            \
+    FLAG(                                                                                          \
+        "sample", sample,                                                                          \
+        "draw tokens as the model's generation_config.json suggests; default: the likeliest one"), \
+        {"temperature",                                                                            \
+         "T",                                                                                      \
+         "draw at this temperature; 0: the likeliest token",                                       \
+         set_real,                                                                                 \
+         FIELD(sampling.temperature),                                                              \
+         0,                                                                                        \
+         100},                                                                                     \
+        {"top-k",                                                                                  \
+         "K",                                                                                      \
+         "draw among the K likeliest; 0: among all",                                               \
+         set_u32,                                                                                  \
+         FIELD(sampling.top_k),                                                                    \
+         0,                                                                                        \
+         TOKENS_MAX},                                                                              \
+        {"top-p",                                                                                  \
+         "P",                                                                                      \
+         "draw among the likeliest that together have probability P",                              \
+         set_real,                                                                                 \
+         FIELD(sampling.top_p),                                                                    \
+         1,                                                                                        \
+         1},                                                                                       \
+        {"repetition-penalty",                                                                     \
+         "R",                                                                                      \
+         "divide the logits of tokens that came before by R; 1: none",                             \
+         set_real,                                                                                 \
+         FIELD(sampling.repetition_penalty),                                                       \
+         1,                                                                                        \
+         100},                                                                                     \
+    {                                                                                              \
+        "seed", "S", "seed of the draws; default: 0", set_u64, FIELD(sampling.seed), 0, UINT64_MAX \
+    }
 #define COMMON_JSON(schema) FLAG("json", json, "print one JSON object, schema " schema)
 #define COMMON_HELP         FLAG("help", help, "print this help")
 
@@ -188,9 +226,7 @@ static const struct cli_option run_options[] = {
     COMMON_MAX_TOKENS,
     COMMON_IMAGE_TOKENS,
     COMMON_THREADS,
-    {"temperature", "T", "sample at this temperature; default: 0, the likeliest token",
-     set_temperature, 0, 0, 100},
-    {"seed", "S", "seed of the sampling; default: 0", set_u64, FIELD(seed), 0, UINT64_MAX},
+    COMMON_SAMPLING,
     FLAG("raw-prompt", raw_prompt,
          "take the prompt as it is, without the chat template; control tokens in it count"),
     FLAG("parse-special", parse_special,
@@ -248,6 +284,11 @@ const struct cli_command cli_commands[] = {
      "--memory is a promise about the whole process: its peak resident set and its page tables "
      "(VmHWM + VmPTE) stay at or below it. A budget that cannot work is refused before any weight "
      "is read, with the smallest budget that does.\n\n"
+     "Tokens are the likeliest ones unless a draw is asked for. --sample follows the model's "
+     "generation_config.json: temperature, top_k, top_p and repetition_penalty, in transformers' "
+     "meaning and with its defaults where the file says nothing; --temperature, --top-k, --top-p "
+     "and --repetition-penalty say otherwise, or ask for a draw without --sample, from all tokens "
+     "at temperature 1 but for what they say.\n\n"
      "Control-token text in --prompt is ordinary text unless --parse-special is given. FILE.npy "
      "appears when the run has ended well and not before.",
      "cenote run Qwen3-VL-2B-Instruct --image cat.jpg --prompt 'What is this?' --memory 1GiB",
@@ -352,7 +393,10 @@ static cenote_status take_path(const struct cli_command *command, int argc, char
 cenote_status cli_options_parse(const struct cli_command *command, int argc, char **argv,
                                 struct cli_options *out_options, cenote_error *err)
 {
-    struct cli_options options = {.kv_dtype = CENOTE_DTYPE_F32};
+    struct cli_options options = {
+        .kv_dtype = CENOTE_DTYPE_F32,
+        .sampling = {CLI_NOT_GIVEN, CLI_TOP_K_NOT_GIVEN, CLI_NOT_GIVEN, CLI_NOT_GIVEN, 0},
+    };
     struct option table[OPTION_COUNT_MAX + 1];
     long_options(command, table);
     optind = 0; /* 0 and not 1: GNU getopt forgets an earlier scan */

@@ -119,20 +119,37 @@ static json_t *time_json(const struct cli_run_report *report)
                      REAL(report->total_s));
 }
 
+bool cli_sampling_json_add(json_t *object, const qwen_sampling *sampling)
+{
+    /* Zeros stand for none; said is what they mean. */
+    double top_p = sampling->top_p > 0 ? (double)sampling->top_p : 1;
+    double penalty = sampling->repetition_penalty > 0 ? (double)sampling->repetition_penalty : 1;
+    json_t *members =
+        json_pack("{s:o, s:o, s:o, s:o, s:o}", "temperature", REAL((double)sampling->temperature),
+                  "top_k", COUNT(sampling->top_k), "top_p", REAL(top_p), "repetition_penalty",
+                  REAL(penalty), "seed", COUNT(sampling->seed));
+    bool added = members != NULL && json_object_update(object, members) == 0;
+    json_decref(members);
+    return added;
+}
+
 json_t *cli_run_json(const struct cli_run_report *report)
 {
     const struct cli_options *options = report->options;
     const qwen_result *result = report->result;
     uint64_t prompt_count;
     const uint32_t *prompt_ids = qwen_job_prompt_ids(report->job, &prompt_count);
-    return json_pack(
-        "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:o, s:o}", "schema",
+    json_t *object = json_pack(
+        "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:s}", "schema",
         "cenote.run/1", "version", cenote_version(), "model", cli_json_text(options->path), "text",
         cli_json_text(result->text), "prompt_token_ids", cli_json_ids(prompt_ids, prompt_count),
         "token_ids", cli_json_ids(result->token_ids, result->token_count), "grid_thw",
         cli_grids_json(qwen_job_grids(report->job), options->image_count), "stop_reason",
         result->stop_reason, "memory", memory_json(report), "io", io_json(report), "time",
         time_json(report), "threads", COUNT(report->plan->thread_count), "kv_type",
-        options->kv_dtype == CENOTE_DTYPE_BF16 ? "bf16" : "f32", "temperature",
-        REAL((double)options->temperature), "seed", COUNT(options->seed));
+        options->kv_dtype == CENOTE_DTYPE_BF16 ? "bf16" : "f32");
+    if (object != NULL && cli_sampling_json_add(object, report->sampling))
+        return object;
+    json_decref(object);
+    return NULL;
 }

@@ -11,6 +11,7 @@ struct cli_run_report {
     const qwen_model *model;
     const qwen_job *job;
     const qwen_shape *shape;
+    const qwen_sampling *sampling;
     const qwen_plan *plan;
     const qwen_result *result;
     cenote_budget_stats budget;
@@ -18,14 +19,17 @@ struct cli_run_report {
     double total_s;
 };
 
-/* What --memory is a promise about: VmHWM + VmPTE. */
 /* "plain" or "bf12". */
 const char *cli_form_text(cenote_encoding encoding);
 
+/* What --memory is a promise about: VmHWM + VmPTE. */
 uint64_t cli_peak_bytes(const cenote_process_memory *process);
 
 /* NULL without memory, as all of jansson. */
 json_t *cli_run_json(const struct cli_run_report *report);
+/* Adds temperature, top_k, top_p, repetition_penalty and seed, as they were used. @return false
+ * without memory. */
+bool cli_sampling_json_add(json_t *object, const qwen_sampling *sampling);
 json_t *cli_grids_json(const uint32_t *grids, uint32_t image_count);
 /* Adds the members of the plan that add up to its memory. @return false without memory. */
 bool cli_plan_json_add(json_t *memory, const qwen_plan *plan);

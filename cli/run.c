@@ -99,8 +99,6 @@ static void fill_request(struct run *run)
         .max_tokens = options->max_tokens,
         .max_image_tokens = options->max_image_tokens,
         .kv_dtype = options->kv_dtype,
-        .temperature = options->temperature,
-        .seed = options->seed,
         .thread_count = options->thread_count,
         .unpacked = options->unpacked,
         .io_engine = options->io_engine,
@@ -127,6 +125,8 @@ static cenote_status run_open(struct run *run, cenote_error *err)
     if (status == CENOTE_OK && cli_signals_caught())
         status = interrupted(err);
     fill_request(run);
+    if (status == CENOTE_OK)
+        status = cli_sampling_get(options, run->model, &run->request.sampling, err);
     if (status == CENOTE_OK)
         status = qwen_job_create(run->model, &run->request, &run->job, err);
     if (status == CENOTE_OK)
@@ -253,6 +253,7 @@ static int report_run(struct run *run, const qwen_result *result, double start_s
         .model = run->model,
         .job = run->job,
         .shape = &run->shape,
+        .sampling = &run->request.sampling,
         .plan = &run->plan,
         .result = result,
         .total_s = cli_now_s() - start_s,

@@ -5,6 +5,7 @@
  * enough that no later product of two of them wraps 64 bits. */
 #include "config.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -293,9 +294,48 @@ static cenote_status read_eos_value(const json_t *value, const char *file, qwen_
     return CENOTE_OK;
 }
 
+static cenote_status read_real(const json_t *object, const char *key, double low, double high,
+                               float fallback, float *out_value, cenote_error *err)
+{
+    const json_t *value = json_object_get(object, key);
+    double number = (double)fallback;
+    if (value != NULL && !json_is_null(value))
+        number = json_is_number(value) ? json_number_value(value) : NAN;
+    if (!(number >= low && number <= high))
+        return cenote_error_set(err, CENOTE_E_CORRUPT, "%s: `%s` is not a number within %g and %g",
+                                generation_name, key, low, high);
+    *out_value = (float)number;
+    return CENOTE_OK;
+}
+
+/* transformers' defaults where nothing is said. */
+static cenote_status read_sampling(const json_t *generation, qwen_sampling *out_sampling,
+                                   cenote_error *err)
+{
+    qwen_sampling sampling = {0};
+    uint64_t top_k;
+    cenote_status status =
+        read_real(generation, "temperature", 0, 1e6, 1, &sampling.temperature, err);
+    if (status == CENOTE_OK)
+        status = read_real(generation, "top_p", 0, 1, 1, &sampling.top_p, err);
+    if (status == CENOTE_OK)
+        status = read_real(generation, "repetition_penalty", 1e-3, 1e3, 1,
+                           &sampling.repetition_penalty, err);
+    if (status == CENOTE_OK)
+        status =
+            qwen_json_uint(generation, generation_name, "top_k", 0, UINT32_MAX, 50, &top_k, err);
+    if (status != CENOTE_OK)
+        return status;
+    sampling.top_k = (uint32_t)top_k;
+    if (sampling.top_p == 0)
+        sampling.top_p = FLT_MIN; /* to transformers that is the likeliest alone, to us none */
+    *out_sampling = sampling;
+    return CENOTE_OK;
+}
+
 /* generation_config.json is optional; without it the text config's end token holds. */
-static cenote_status read_eos(const char *directory, const json_t *model_root, qwen_config *config,
-                              cenote_error *err)
+static cenote_status read_generation(const char *directory, const json_t *model_root,
+                                     qwen_config *config, cenote_error *err)
 {
     json_t *generation = NULL;
     cenote_status status = qwen_json_file_read(directory, generation_name, &generation, err);
@@ -310,6 +350,7 @@ static cenote_status read_eos(const char *directory, const json_t *model_root, q
     status = CENOTE_OK;
     if (value != NULL && !json_is_null(value))
         status = read_eos_value(value, file, config, err);
+    config->sampling_status = read_sampling(generation, &config->sampling, &config->sampling_error);
     json_decref(generation);
     return status;
 }
@@ -394,7 +435,7 @@ cenote_status qwen_config_read(const char *directory, qwen_config *out_config, c
     qwen_config config = {0};
     status = read_model_config(root, &config, err);
     if (status == CENOTE_OK)
-        status = read_eos(directory, root, &config, err);
+        status = read_generation(directory, root, &config, err);
     if (status == CENOTE_OK)
         status = read_processor(directory, &config, err);
     json_decref(root);

@@ -10,6 +10,7 @@
 #include <cenote/cenote.h>
 
 #include "image/image.h"
+#include "qwen3vl.h"
 
 #define QWEN_DEEPSTACK_MAX 16u
 #define QWEN_EOS_MAX       16u
@@ -56,6 +57,9 @@ typedef struct qwen_config {
     uint32_t vision_end_token_id;
     uint32_t eos_count;
     uint32_t eos_ids[QWEN_EOS_MAX];
+    qwen_sampling sampling;        /* that generation_config.json suggests */
+    cenote_status sampling_status; /* why it cannot be followed; greedy decoding still can */
+    cenote_error sampling_error;
 } qwen_config;
 
 /** Errors: CENOTE_E_NOTFOUND (config.json or preprocessor_config.json is missing),

@@ -50,7 +50,9 @@ cenote_status qwen_session_plan(const qwen_model *model, const qwen_session_opti
     const qwen_shape shape = shape_of(options);
     if (options->kv_dtype != CENOTE_DTYPE_F32 && options->kv_dtype != CENOTE_DTYPE_BF16)
         return cenote_error_set(err, CENOTE_E_INVAL, "KV type must be f32 or bf16");
-    cenote_status status = warm_tokenizer(model, err);
+    cenote_status status = qwen_sampling_check(&options->sampling, err);
+    if (status == CENOTE_OK)
+        status = warm_tokenizer(model, err);
     return status != CENOTE_OK ? status
                                : qwen_plan_session(model, &shape, limit_bytes, out_plan, err);
 }
@@ -72,7 +74,7 @@ cenote_status qwen_session_open(qwen_model *model, const qwen_session_options *o
     session->options = *options;
     session->held = *plan;
     session->kept.count_max = plan->context_tokens;
-    session->sampler = (qwen_sampler){options->temperature, options->seed};
+    session->sampler = qwen_sampler_make(&options->sampling);
     if (options->system != NULL) {
         session->system = strdup(options->system);
         if (session->system == NULL) {
@@ -207,7 +209,7 @@ static cenote_status create_job(qwen_session *session, const qwen_message *messa
         .max_tokens = message->max_tokens,
         .max_image_tokens = options->max_image_tokens,
         .kv_dtype = options->kv_dtype,
-        .temperature = options->temperature,
+        .sampling = options->sampling,
         .thread_count = session->held.thread_count,
         .unpacked = options->unpacked,
         .io_engine = options->io_engine,

@@ -51,17 +51,33 @@ static bool is_end(const qwen_config *config, uint32_t id)
     return false;
 }
 
-/* Hands out the logits, chooses the next token and shows it. */
-static cenote_status produce_token(qwen_job *job, qwen_sampler *sampler, const float *logits,
-                                   bool *out_end, cenote_error *err)
+static uint32_t choose(const qwen_job *job, qwen_sampler *sampler, const qwen_text_buffers *buffers)
 {
     uint32_t vocab_size = job->model->config.text.vocab_size;
+    float penalty = sampler->sampling.repetition_penalty;
+    float *logits = qwen_text_at(buffers, buffers->layout.logits);
+    if (penalty > 0 && penalty != 1) {
+        uint64_t *seen = qwen_text_at(buffers, buffers->layout.seen);
+        memset(seen, 0, qwen_seen_bytes(vocab_size));
+        qwen_penalize(penalty, logits, vocab_size, job->prompt.ids, job->prompt.count, seen);
+        qwen_penalize(penalty, logits, vocab_size, job->produced.ids, job->produced.count, seen);
+    }
+    return qwen_sample(sampler, logits, vocab_size);
+}
+
+/* Hands out the logits, chooses the next token and shows it. */
+static cenote_status produce_token(qwen_job *job, qwen_sampler *sampler,
+                                   const qwen_text_buffers *buffers, bool *out_end,
+                                   cenote_error *err)
+{
+    uint32_t vocab_size = job->model->config.text.vocab_size;
+    const float *logits = qwen_text_at(buffers, buffers->layout.logits);
     cenote_status status = CENOTE_OK;
     if (job->events->logits != NULL)
         status = job->events->logits(job->events->context, logits, vocab_size, err);
     if (status != CENOTE_OK)
         return status;
-    uint32_t id = qwen_sample(sampler, logits, vocab_size);
+    uint32_t id = choose(job, sampler, buffers);
     status = qwen_ids_push(&job->produced, id, err);
     if (status != CENOTE_OK)
         return status;
@@ -136,8 +152,7 @@ static cenote_status prefill(qwen_run *run, qwen_job *job, qwen_sampler *sampler
     if (status == CENOTE_OK)
         status = qwen_text_logits(run, &buffers, last_row, err);
     if (status == CENOTE_OK)
-        status = produce_token(job, sampler, qwen_text_at(&buffers, buffers.layout.logits), out_end,
-                               err);
+        status = produce_token(job, sampler, &buffers, out_end, err);
     qwen_run_note_page_tables(run);
     text_buffers_free(run, &buffers);
     return status;
@@ -158,8 +173,7 @@ static cenote_status decode_token(qwen_run *run, qwen_job *job, const qwen_text_
     if (status == CENOTE_OK)
         status = qwen_text_logits(run, buffers, 0, err);
     if (status == CENOTE_OK)
-        status = produce_token(job, sampler, qwen_text_at(buffers, buffers->layout.logits), out_end,
-                               err);
+        status = produce_token(job, sampler, buffers, out_end, err);
     if (status == CENOTE_OK)
         qwen_run_advance(run, 1);
     return status;
@@ -309,7 +323,7 @@ cenote_status qwen_job_run(qwen_job *job, const qwen_plan *plan, const qwen_even
     if (status != CENOTE_OK)
         return status;
     double open_s = seconds_now() - start;
-    qwen_sampler sampler = {job->request->temperature, job->request->seed};
+    qwen_sampler sampler = qwen_sampler_make(&job->request->sampling);
     status = qwen_turn_run(session, job, plan, events, &job->cancelled, &sampler, out_result, err);
     out_result->load_s += open_s;
     qwen_session_close(session);

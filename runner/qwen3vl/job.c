@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fault.h"
+#include "sample.h"
 #include "tokenizer/unicode.h"
 
 static cenote_status probe_image(qwen_job *job, uint32_t i, cenote_error *err)
@@ -151,10 +152,9 @@ static cenote_status check_request(const qwen_request *request, cenote_error *er
         return cenote_error_set(err, CENOTE_E_INVAL, "no prompt");
     if (request->kv_dtype != CENOTE_DTYPE_F32 && request->kv_dtype != CENOTE_DTYPE_BF16)
         return cenote_error_set(err, CENOTE_E_INVAL, "KV type must be f32 or bf16");
-    if (!(request->temperature >= 0))
-        return cenote_error_set(err, CENOTE_E_INVAL, "temperature %g is not 0 or above",
-                                (double)request->temperature);
-    cenote_status status = check_utf8("prompt", request->prompt, err);
+    cenote_status status = qwen_sampling_check(&request->sampling, err);
+    if (status == CENOTE_OK)
+        status = check_utf8("prompt", request->prompt, err);
     return status == CENOTE_OK ? check_utf8("system text", request->system, err) : status;
 }
 

@@ -5,6 +5,8 @@
 
 #include <cenote/kv.h>
 
+#include "sample.h"
+
 static uint64_t max_u64(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
@@ -66,6 +68,7 @@ void qwen_text_layout_make(const qwen_model *model, uint64_t tokens, uint64_t to
     out_layout->sines = place(&end, tokens * half);
     out_layout->row = place(&end, text->hidden * cenote_dtype_bytes(model->embed_dtype));
     out_layout->logits = place(&end, text->vocab_size * sizeof(float));
+    out_layout->seen = place(&end, qwen_seen_bytes(text->vocab_size));
     out_layout->keys = place(&end, blocks * sizeof(void *));
     out_layout->values = place(&end, blocks * sizeof(void *));
     out_layout->size_bytes = end;

@@ -40,6 +40,7 @@ typedef struct qwen_text_layout {
     uint64_t sines;
     uint64_t row;    /**< one row of the embedding as in the file */
     uint64_t logits; /**< float [vocab] */
+    uint64_t seen;   /**< a set of the vocabulary */
     uint64_t keys;   /**< pointers to blocks of the cache */
     uint64_t values;
     uint64_t size_bytes;

@@ -449,6 +449,17 @@ void qwen_model_close(qwen_model *model)
 
 /* ---- questions ---- */
 
+cenote_status qwen_model_sampling(const qwen_model *model, qwen_sampling *out_sampling,
+                                  cenote_error *err)
+{
+    const qwen_config *config = &model->config;
+    if (config->sampling_status == CENOTE_OK)
+        *out_sampling = config->sampling;
+    else if (err != NULL)
+        *err = config->sampling_error;
+    return config->sampling_status;
+}
+
 const cenote_weights *qwen_model_weights(const qwen_model *model)
 {
     return model->weights;

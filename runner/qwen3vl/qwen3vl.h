@@ -47,6 +47,22 @@ const char *qwen_model_tensor_class(const qwen_model *model, uint32_t tensor_ind
 
 /* ---- job ---- */
 
+/** How tokens are chosen, with transformers' meaning of each. All zeros: the likeliest one. */
+typedef struct qwen_sampling {
+    float temperature;        /**< 0: no draw, the likeliest token */
+    uint32_t top_k;           /**< draw among the k likeliest; 0: among all */
+    float top_p;              /**< draw among the likeliest that together have this; 0 or 1: all */
+    float repetition_penalty; /**< of tokens that came before; counts at temperature 0 too; 0 or 1:
+                                   none */
+    uint64_t seed;
+} qwen_sampling;
+
+/** What generation_config.json suggests; what it leaves open is transformers' default (temperature
+ *  1, top-k 50, top-p 1, no penalty). Whether it asks for sampling at all (do_sample) is not looked
+ *  at. Errors: CENOTE_E_CORRUPT for a value out of its range. */
+CENOTE_MUST_CHECK cenote_status qwen_model_sampling(const qwen_model *model,
+                                                    qwen_sampling *out_sampling, cenote_error *err);
+
 typedef struct qwen_request {
     const char *const *image_paths;
     uint32_t image_count;
@@ -57,8 +73,7 @@ typedef struct qwen_request {
     uint32_t max_tokens; /**< 0: min(512, what fits) */
     uint32_t max_image_tokens; /**< per image; 0: what the processor's config admits */
     cenote_dtype kv_dtype;     /**< CENOTE_DTYPE_F32 or CENOTE_DTYPE_BF16 */
-    float temperature;         /**< 0: greedy */
-    uint64_t seed;
+    qwen_sampling sampling;
     uint32_t thread_count; /**< 0: cenote_cpu_count() */
     bool unpacked;         /**< resident weights never in 12 bits */
     cenote_io_engine io_engine;
@@ -270,8 +285,7 @@ typedef struct qwen_session_options {
     bool parse_special;        /**< control-token text in messages becomes control tokens */
     bool unpacked;             /**< resident weights never in 12 bits */
     cenote_io_engine io_engine;
-    float temperature; /**< 0: greedy */
-    uint64_t seed;
+    qwen_sampling sampling;
 } qwen_session_options;
 
 typedef struct qwen_message {

@@ -30,11 +30,11 @@ static cenote_status parse(const char *command_name, const char *line, struct cl
 
 static void refuses(const char *command_name, const char *line, const char *expected)
 {
-    struct cli_options options = {.seed = 77};
+    struct cli_options options = {.sampling = {.seed = 77}};
     cenote_error err;
     if (parse(command_name, line, &options, &err) != CENOTE_E_INVAL)
         fail_msg("%s %s was accepted", command_name, line);
-    assert_int_equal(options.seed, 77);
+    assert_int_equal(options.sampling.seed, 77);
     if (strstr(err.message, expected) == NULL)
         fail_msg("%s %s: '%s' does not say '%s'", command_name, line, err.message, expected);
 }
@@ -44,10 +44,12 @@ static void test_run(void **state)
     (void)state;
     struct cli_options o;
     cenote_error err;
-    const char *line = "--image|a.png|model|--image=b.jpg|--prompt|hi there|--system|be brief|"
-                       "--memory|1.5GiB|--max-tokens|7|--max-image-tokens|99|--threads|3|"
-                       "--temperature|0.5|--seed|18446744073709551615|--raw-prompt|--parse-special|"
-                       "--kv-type|bf16|--json|--logits|l.npy|--quiet";
+    const char *line =
+        "--image|a.png|model|--image=b.jpg|--prompt|hi there|--system|be brief|"
+        "--memory|1.5GiB|--max-tokens|7|--max-image-tokens|99|--threads|3|"
+        "--sample|--temperature|0.5|--top-k|20|--top-p|0.8|--repetition-penalty|1.05|"
+        "--seed|18446744073709551615|--raw-prompt|--parse-special|"
+        "--kv-type|bf16|--json|--logits|l.npy|--quiet";
     if (parse("run", line, &o, &err) != CENOTE_OK)
         fail_msg("%s", err.message);
     assert_string_equal(o.path, "model");
@@ -61,8 +63,10 @@ static void test_run(void **state)
     assert_int_equal(o.max_tokens, 7);
     assert_int_equal(o.max_image_tokens, 99);
     assert_int_equal(o.thread_count, 3);
-    assert_true(o.temperature == 0.5f);
-    assert_true(o.seed == UINT64_MAX);
+    assert_true(o.sample && o.sampling.temperature == 0.5f);
+    assert_int_equal(o.sampling.top_k, 20);
+    assert_true(o.sampling.top_p == 0.8f && o.sampling.repetition_penalty == 1.05f);
+    assert_true(o.sampling.seed == UINT64_MAX);
     assert_true(o.raw_prompt && o.parse_special && o.json && o.quiet);
     assert_int_equal(o.kv_dtype, CENOTE_DTYPE_BF16);
     assert_string_equal(o.logits_path, "l.npy");
@@ -78,8 +82,10 @@ static void test_defaults(void **state)
     assert_null(o.memory_text);
     assert_int_equal(o.max_tokens, 0);
     assert_int_equal(o.kv_dtype, CENOTE_DTYPE_F32);
-    assert_true(o.temperature == 0.0f);
-    assert_false(o.json || o.quiet || o.raw_prompt || o.parse_special);
+    assert_true(o.sampling.temperature == CLI_NOT_GIVEN && o.sampling.top_p == CLI_NOT_GIVEN);
+    assert_true(o.sampling.repetition_penalty == CLI_NOT_GIVEN);
+    assert_int_equal(o.sampling.top_k, CLI_TOP_K_NOT_GIVEN);
+    assert_false(o.sample || o.json || o.quiet || o.raw_prompt || o.parse_special);
 }
 
 /* A second parse knows nothing of the first; -- ends the options. */
@@ -137,6 +143,10 @@ static void test_refusals(void **state)
     refuses("run", "m|--threads|257", "1 to 256");
     refuses("run", "m|--threads|0", "1 to 256");
     refuses("run", "m|--temperature|-1", "-1");
+    refuses("run", "m|--top-k|-1", "-1");
+    refuses("run", "m|--top-p|0", "above 0");
+    refuses("run", "m|--top-p|1.5", "1.5");
+    refuses("run", "m|--repetition-penalty|0", "above 0");
     refuses("run", "m|--seed|18446744073709551616", "18446744073709551616");
     refuses("run", "m|--kv-type|f64", "f64");
     refuses("plan", "m|--image|cat.jpg", "cat.jpg");

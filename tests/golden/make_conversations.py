@@ -62,6 +62,12 @@ CONVERSATIONS = {
     "one_token": dict(
         config="unsorted", args=["--dtype", "mixed", "--seed", "14"],
         turns=[dict(prompt="a"), dict(prompt="b"), dict(prompt="c")], steps=1),
+    "penalty": dict(
+        config="gqa4_wide", args=["--dtype", "bf16", "--seed", "16", "--image-pixels",
+                                  "4096:40000"],
+        repetition_penalty=1.4,
+        turns=[dict(prompt="What is this?", images=["exact.png"]), dict(prompt="And now?")],
+        steps=8),
     "thinking": dict(
         config="odd", args=["--dtype", "bf16", "--seed", "15", "--image-pixels", "4096:40000"],
         template=THINKING,
@@ -85,7 +91,7 @@ def render(reference, messages, pad_counts):
     return reference.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def answer(reference, ids, pictures, steps):
+def answer(reference, ids, pictures, steps, penalty):
     inputs = {"input_ids": torch.tensor([ids]),
               "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
     if pictures:
@@ -93,8 +99,9 @@ def answer(reference, ids, pictures, steps):
         inputs["image_grid_thw"] = torch.tensor([grid for _, grid, _ in pictures])
     with torch.no_grad():
         result = reference.model.generate(**inputs, do_sample=False, max_new_tokens=steps,
-                                          output_logits=True, return_dict_in_generate=True)
-    return result.sequences[0, len(ids):].tolist(), torch.cat(result.logits).numpy()
+                                          repetition_penalty=penalty, output_scores=True,
+                                          return_dict_in_generate=True)
+    return result.sequences[0, len(ids):].tolist(), torch.cat(result.scores).numpy()
 
 
 def past_of(kept, ids, pad, new_images):
@@ -130,8 +137,9 @@ def converse(name, case, tool):
             messages.append({"role": "user", "content": [{"type": "image"} for _ in images] +
                              [{"type": "text", "text": turn["prompt"]}]})
             ids = render(reference, messages, [rows.shape[0] // merge for rows, _, _ in pictures])
-            tokens, logits = answer(reference, ids, pictures, case["steps"])
-            check_gaps(f"{name}, turn {number}", logits)
+            tokens, scores = answer(reference, ids, pictures, case["steps"],
+                                    case.get("repetition_penalty", 1.0))
+            check_gaps(f"{name}, turn {number}", scores)
             turns.append(dict(turn, prompt_ids=ids, token_ids=tokens,
                               past_tokens=past_of(kept, ids, pad, len(images))))
             kept = ids + tokens[:-1]
@@ -143,6 +151,7 @@ def converse(name, case, tool):
         print("   ", message["role"], repr(message["content"]))
     return dict(name=name, checkpoint=dict(config=case["config"], args=case["args"]),
                 system=case.get("system"), template=case.get("template"),
+                repetition_penalty=case.get("repetition_penalty", 1.0),
                 max_tokens=case["steps"], turns=turns)
 
 

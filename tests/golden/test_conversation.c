@@ -95,7 +95,7 @@ static cenote_status on_logits(void *context, const float *logits, uint32_t voca
     return CENOTE_OK;
 }
 
-static void talk_open(struct talk *talk, const char *model, const char *system)
+static void talk_open(struct talk *talk, const char *model, const json_t *conversation)
 {
     cenote_error err;
     cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
@@ -108,7 +108,9 @@ static void talk_open(struct talk *talk, const char *model, const char *system)
         .context_tokens = 300,
         .kv_dtype = CENOTE_DTYPE_F32,
         .thread_count = talk->tight ? 3 : 2,
-        .system = system,
+        .system = text_of(conversation, "system"),
+        .sampling.repetition_penalty =
+            (float)json_number_value(json_object_get(conversation, "repetition_penalty")),
     };
     qwen_plan plan;
     talk->limit_bytes = UINT64_C(1) << 30;
@@ -191,7 +193,7 @@ static uLong conversation_run(const json_t *conversation, const char *model, boo
 {
     struct talk talk = {.tight = tight, .logits_sum = crc32(0, NULL, 0)};
     size_t turns = json_array_size(json_object_get(conversation, "turns"));
-    talk_open(&talk, model, text_of(conversation, "system"));
+    talk_open(&talk, model, conversation);
     for (size_t i = 0; i < turns; i++)
         turn_check(&talk, conversation, i);
     uLong sum = talk.logits_sum;
@@ -271,7 +273,7 @@ static void test_renderings(void **state)
 
 int main(void)
 {
-    static char names[][16] = {"text", "pictures", "system", "one_token", "thinking"};
+    static char names[][16] = {"text", "pictures", "system", "one_token", "penalty", "thinking"};
     struct CMUnitTest tests[sizeof names / sizeof names[0] + 1];
     size_t count = 0;
     golden = json_load_file(GOLDEN_DIR "/conversations.json", 0, NULL);

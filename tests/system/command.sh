@@ -124,6 +124,19 @@ run_json --prompt hi --temperature 2 --seed 7
 get text | cmp -s - seven || fail "the same seed gave another text"
 run_json --prompt hi --temperature 2 --seed 8
 get text | cmp -s - seven && fail "another seed gave the same text"
+run_json --prompt hi --sample --seed 7
+get text | cmp -s - seven && fail "--sample and temperature 2 gave the same text"
+[ "$(get top_k)" = 20 ] || fail "--sample, not as generation_config.json has it"
+run_json --prompt hi
+get text >likeliest
+run_json --prompt hi --top-k 1
+get text | cmp -s - likeliest || fail "--top-k 1 is not the likeliest"
+run_json --prompt hi --sample --temperature 0
+get text | cmp -s - likeliest || fail "--sample at temperature 0 is not the likeliest"
+run_json --prompt hi --temperature 1 --top-p 0.000001
+get text | cmp -s - likeliest || fail "--top-p of next to nothing is not the likeliest"
+run_json --prompt hi --repetition-penalty 100
+get text | cmp -s - likeliest && fail "--repetition-penalty does nothing"
 expect 0 run model --json --prompt hi --max-tokens 1 --memory 50%
 expect 0 run model --json --prompt hi --max-tokens 1 --memory 1000TiB
 grep -q "note: --memory 1000TiB is more than there is" err || fail "no note on too much memory"

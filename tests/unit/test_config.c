@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Configuration files: what transformers 4.57 and 5 write is read alike, and every value that a
  * stranger could bend is refused with its name. */
+#include <float.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -135,6 +136,48 @@ static void test_transformers_5_spelling(void **state)
     assert_int_equal(config.image_limits.pixels_max, 16777216);
 }
 
+/* What is suggested, transformers' defaults for the rest; nonsense is an error for those who ask.
+ */
+static void test_sampling(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json;
+        qwen_sampling expected;
+        const char *words; /* of the error; NULL: none */
+    } cases[] = {
+        {"{}", {1, 50, 1, 1, 0}, NULL},
+        {"{\"do_sample\": true, \"temperature\": 0.7, \"top_p\": 0.8, \"top_k\": 20}",
+         {0.7f, 20, 0.8f, 1, 0},
+         NULL},
+        {"{\"temperature\": null, \"top_k\": 0, \"repetition_penalty\": 1.05}",
+         {1, 0, 1, 1.05f, 0},
+         NULL},
+        {"{\"temperature\": 0, \"top_p\": 0}", {0, 50, FLT_MIN, 1, 0}, NULL},
+        {"{\"temperature\": -1}", {0, 0, 0, 0, 0}, "temperature"},
+        {"{\"temperature\": \"hot\"}", {0, 0, 0, 0, 0}, "temperature"},
+        {"{\"top_p\": 1.01}", {0, 0, 0, 0, 0}, "top_p"},
+        {"{\"top_k\": 2.5}", {0, 0, 0, 0, 0}, "top_k"},
+        {"{\"top_k\": -3}", {0, 0, 0, 0, 0}, "top_k"},
+        {"{\"repetition_penalty\": 0}", {0, 0, 0, 0, 0}, "repetition_penalty"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        write_file("generation_config.json", cases[i].json);
+        qwen_config config;
+        assert_int_equal(qwen_config_read(directory, &config, NULL), CENOTE_OK);
+        if (cases[i].words != NULL) {
+            assert_int_equal(config.sampling_status, CENOTE_E_CORRUPT);
+            assert_non_null(strstr(config.sampling_error.message, cases[i].words));
+            continue;
+        }
+        assert_int_equal(config.sampling_status, CENOTE_OK);
+        const qwen_sampling *a = &config.sampling, *b = &cases[i].expected;
+        assert_true(a->temperature == b->temperature && a->top_p == b->top_p);
+        assert_true(a->repetition_penalty == b->repetition_penalty);
+        assert_int_equal(a->top_k, b->top_k);
+    }
+}
+
 struct refusal {
     const char *file, *path, *value;
     cenote_status status;
@@ -252,6 +295,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_base, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_transformers_5_spelling, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_sampling, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_files, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_values_are_bounded, set_up, tear_down),

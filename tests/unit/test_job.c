@@ -67,9 +67,9 @@ static void test_refused_requests(void **state)
     request.prompt = NULL;
     refused(rig, &request, "no prompt");
     request = fixture_request();
-    request.temperature = -0.5f;
+    request.sampling.temperature = -0.5f;
     refused(rig, &request, "-0.5");
-    request.temperature = NAN;
+    request.sampling.temperature = NAN;
     refused(rig, &request, "nan");
     request = fixture_request();
     request.kv_dtype = CENOTE_DTYPE_F16;
