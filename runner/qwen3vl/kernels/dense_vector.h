@@ -11,4 +11,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* Keeps a vector in its register: gcc would rather load it again for every use. */
+#define IN_REGISTER(v) __asm__("" : "+v"(v))
+
 #endif

@@ -77,11 +77,14 @@ INLINE void add_tile(const unsigned rows, const unsigned m, const float *weights
 {
     __m512 x_i[TILE_M];
     UNROLL
-    for (unsigned i = 0; i < m; i++)
+    for (unsigned i = 0; i < m; i++) {
         x_i[i] = _mm512_load_ps(x + i * QWEN_GEMV_CHUNK);
+        IN_REGISTER(x_i[i]);
+    }
     UNROLL
     for (unsigned r = 0; r < rows; r++) {
         __m512 w = _mm512_load_ps(weights + r * QWEN_GEMV_CHUNK);
+        IN_REGISTER(w);
         UNROLL
         for (unsigned i = 0; i < m; i++)
             sums[i][r] = _mm512_fmadd_ps(w, x_i[i], sums[i][r]);
@@ -165,6 +168,6 @@ static void arrange(const float *x, size_t count, float *out)
     }
 }
 
-const qwen_gemv_ops qwen_gemv_avx512 = {arrange,   dots_f32, dots_f16,   dots_bf16,
-                                        dots_bf12, widen,    widen_bf12, add};
+const qwen_gemv_ops qwen_gemv_avx512 = {arrange, dots_f32,   dots_f16, dots_bf16,   dots_bf12,
+                                        widen,   widen_bf12, add,      reduce_lanes};
 #endif

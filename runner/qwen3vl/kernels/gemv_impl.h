@@ -45,6 +45,7 @@ typedef struct qwen_gemv_ops {
      * sums[m][QWEN_GEMV_STREAMS][QWEN_GEMV_LANES]. */
     void (*add)(unsigned rows, unsigned m, const float *weights, const float *x, size_t count,
                 float *sums);
+    float (*reduce)(const float *lanes); /* of one sum */
 } qwen_gemv_ops;
 
 typedef struct qwen_gemv_job {

@@ -79,16 +79,6 @@ static void widen_plain(const qwen_gemv_job *job, const unsigned char *row, uint
     job->ops->widen(dtype, w, count, out);
 }
 
-static float sum_of(const float *lanes)
-{
-    float sums[QWEN_GEMV_LANES];
-    memcpy(sums, lanes, sizeof sums);
-    for (unsigned half = QWEN_GEMV_LANES / 2; half > 0; half /= 2)
-        for (unsigned i = 0; i < half; i++)
-            sums[i] += sums[i + half];
-    return sums[0];
-}
-
 /* One row of each stream, all of k. */
 static void add_rows(const qwen_gemv_job *job, const qwen_gemv_streams *streams, uint64_t step,
                      unsigned live, many_room *room)
@@ -126,7 +116,7 @@ void qwen_gemv_many(const qwen_gemv_job *job, const qwen_gemv_streams *streams, 
         for (uint64_t i = 0; i < job->product->m; i++)
             for (unsigned s = 0; s < live; s++)
                 qwen_gemv_write(job->product, i, streams->first + s * stride + step,
-                                sum_of(room->sums[i][s]));
+                                job->ops->reduce(room->sums[i][s]));
     }
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rows times a vector in plain C: the lanes of the vector kernels, one by one. */
 #include <math.h>
+#include <string.h>
 
 #include "bf12_escapes.h"
 #include "gemv_impl.h"
@@ -22,12 +23,14 @@ static inline uint64_t element_at(cenote_dtype dtype, uint64_t i)
 }
 
 /* Across lanes: i with i + 8, then i + 4, i + 2, i + 1. */
-static float reduce(float *lanes)
+static float reduce(const float *lanes)
 {
+    float sums[QWEN_GEMV_LANES];
+    memcpy(sums, lanes, sizeof sums);
     for (unsigned half = QWEN_GEMV_LANES / 2; half > 0; half /= 2)
         for (unsigned i = 0; i < half; i++)
-            lanes[i] += lanes[i + half];
-    return lanes[0];
+            sums[i] += sums[i + half];
+    return sums[0];
 }
 
 static float dot(cenote_dtype dtype, const float *x, const unsigned char *w, uint64_t k)
@@ -124,5 +127,5 @@ static void add(unsigned rows, unsigned m, const float *weights, const float *x,
         }
 }
 
-const qwen_gemv_ops qwen_gemv_portable = {arrange,   dots_f32, dots_f16,   dots_bf16,
-                                          dots_bf12, widen,    widen_bf12, add};
+const qwen_gemv_ops qwen_gemv_portable = {arrange, dots_f32,   dots_f16, dots_bf16, dots_bf12,
+                                          widen,   widen_bf12, add,      reduce};

@@ -238,4 +238,11 @@ static void add(unsigned rows, unsigned m, const float *weights, const float *x,
         }
 }
 
+static float reduce_lanes(const float *lanes)
+{
+    gemv_sums sums;
+    sums_load(&sums, lanes);
+    return reduce(&sums);
+}
+
 #endif
