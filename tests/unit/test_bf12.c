@@ -165,6 +165,45 @@ static void test_ratio_of_normal_panels(void **state)
     free(data);
 }
 
+/* All matrices of the demo model, panels of at most 1 MiB. Its rows are short: what a panel and a
+ * row cost of their own counts there more than escapes do. */
+static void test_ratio_of_trained_weights(void **state)
+{
+    (void)state;
+    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
+    options.limit_bytes = UINT64_C(1) << 30;
+    options.process_bytes = 1;
+    cenote_budget *budget;
+    cenote_weights *weights;
+    assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
+    assert_int_equal(
+        cenote_weights_open(budget, TEST_SOURCE_DIR "/models/qwen3vl-tiny", NULL, &weights, NULL),
+        CENOTE_OK);
+    uint64_t plain_bytes = 0, packed_bytes = 0, escapes = 0;
+    for (uint32_t i = 0; i < cenote_weights_count(weights); i++) {
+        const cenote_tensor_info *t = cenote_weights_tensor(weights, i);
+        if (t->rank < 2 || t->dtype != CENOTE_DTYPE_BF16)
+            continue;
+        uint64_t columns = t->size_bytes / 2 / t->shape[0];
+        uint16_t *data = malloc(t->size_bytes);
+        assert_non_null(data);
+        assert_int_equal(cenote_weights_read(weights, i, 0, t->size_bytes, data, NULL), CENOTE_OK);
+        bf12_packed packed;
+        assert_round_trip(data, t->shape[0], columns, &packed);
+        plain_bytes += t->size_bytes;
+        packed_bytes += packed.bytes;
+        escapes += escape_count(&packed);
+        free(packed.data);
+        free(data);
+    }
+    print_message("demo model: ratio %.4f, escapes %.4f %%\n",
+                  (double)packed_bytes / (double)plain_bytes,
+                  200.0 * (double)escapes / (double)plain_bytes);
+    assert_true(plain_bytes > 5000000 && packed_bytes * 100 <= plain_bytes * 76);
+    cenote_weights_close(weights);
+    cenote_budget_destroy(budget);
+}
+
 static void test_sizes(void **state)
 {
     (void)state;
@@ -269,6 +308,7 @@ int main(void)
         cmocka_unit_test(test_too_many_escapes_are_refused),
         cmocka_unit_test(test_a_sample_that_misleads),
         cmocka_unit_test(test_ratio_of_normal_panels),
+        cmocka_unit_test(test_ratio_of_trained_weights),
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_longest_row),
         cmocka_unit_test(test_check_names_the_fault),
