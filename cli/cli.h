@@ -43,6 +43,7 @@ struct cli_options {
     const char *system;
     uint64_t memory_bytes;   /* 0: what the machine can spare */
     const char *memory_text; /* as the user wrote it */
+    bool memory_least;       /* cenote demo: the smallest budget that works */
     uint64_t prompt_tokens;
     uint32_t max_tokens;
     uint32_t max_image_tokens;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `cenote demo`: three example pictures, each with a question, what the picture shows, and what the
- * model says, inside a budget that holds less than the weights.
+ * model says, each inside the smallest budget that works, which holds a part of the weights.
  *
  * Each run is cli_run(), so what is seen here is what `cenote run` does. Pictures are drawn as
  * half blocks: one character is two pixels, the upper one its foreground, the lower one its
@@ -15,8 +15,6 @@
 #include "picture.h"
 
 #define EXAMPLES        3
-#define DEMO_MEMORY     "22MiB"
-#define DEMO_BYTES      (22u << 20)
 #define DEMO_THREADS    2 /* more threads cost memory, and there is nothing for them to do */
 #define DEMO_TOKENS     64
 #define PICTURE_COLUMNS 56
@@ -61,10 +59,7 @@ static int ask(const struct cli_options *options, const char *model, const char 
     run.image_count = 1;
     run.prompt = question;
     run.max_tokens = DEMO_TOKENS;
-    if (run.memory_bytes == 0) {
-        run.memory_text = DEMO_MEMORY;
-        run.memory_bytes = DEMO_BYTES;
-    }
+    run.memory_least = run.memory_bytes == 0;
     if (run.thread_count == 0)
         run.thread_count = DEMO_THREADS;
     return cli_run(&run);

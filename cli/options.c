@@ -267,8 +267,9 @@ static const struct cli_option inspect_options[] = {
 };
 
 static const struct cli_option demo_options[] = {
-    {"memory", "SIZE|PCT%", "most memory that the whole process may hold; default: 22MiB",
-     set_memory, 0, 0, 0},
+    {"memory", "SIZE|PCT%",
+     "most memory that the whole process may hold; default: the least that works", set_memory, 0, 0,
+     0},
     {"threads", "N", "threads that compute; default: 2", set_u32, FIELD(thread_count), 1,
      CENOTE_TEAM_SIZE_MAX},
     FLAG("quiet", quiet, "no notes, no progress, no summary"),
@@ -311,8 +312,8 @@ const struct cli_command cli_commands[] = {
      COUNT(inspect_options)},
     {"demo", "", "ask the demo model about three of its pictures",
      "Shows each picture (in colours where the terminal has them), the question, what the picture "
-     "shows and what the model says. The default budget is 22MiB for the whole process, in which "
-     "the weights do not fit: they stream.\n\n"
+     "shows and what the model says. Each question gets the smallest budget that works, in "
+     "which the weights do not fit: they stream.\n\n"
      "The model is tiny, trained on drawn shapes, numbers and words, and knows nothing else; its "
      "README.md says how often it is right.",
      "cenote demo", cli_demo, demo_options, COUNT(demo_options)},

@@ -168,13 +168,25 @@ static void note_extra_tensors(const struct run *run)
                 count == 1 ? "" : "s", count == 1 ? "is" : "are");
 }
 
+static cenote_status limit_choose(const struct run *run, uint64_t *out_limit_bytes,
+                                  cenote_error *err)
+{
+    if (!run->options->memory_least)
+        return cli_limit_get(run->options, out_limit_bytes, err);
+    qwen_plan plan;
+    cenote_status status = qwen_plan_make(run->model, &run->shape, 0, &plan, err);
+    if (status == CENOTE_OK)
+        *out_limit_bytes = plan.smallest_bytes;
+    return status;
+}
+
 /* Makes the plan and binds the budget to it. @return CLI_EXIT_OK, or what to exit with. */
 static int run_plan(struct run *run)
 {
     cenote_error err;
     uint64_t limit_bytes;
     qwen_job_shape(run->job, &run->shape);
-    cenote_status status = cli_limit_get(run->options, &limit_bytes, &err);
+    cenote_status status = limit_choose(run, &limit_bytes, &err);
     if (status == CENOTE_OK)
         status = qwen_plan_make(run->model, &run->shape, limit_bytes, &run->plan, &err);
     if (status != CENOTE_OK)

@@ -245,6 +245,8 @@ awk '/^it shows: /{ sub(/^it shows: */, ""); truth = $0 } said { if ($0 != truth
 grep -q '[[:cntrl:]]' out && fail "colours in a file"
 if [ -z "$sanitized" ]; then
     [ "$(grep -c 'peak memory' err)" = 3 ] || fail "not three summaries"
+    grep 'read per token' err | grep -q ' 0 B read' && fail "nothing streamed"
+    grep -q 'kB read per token' err || fail "nothing streamed"
 fi
 expect 0 run --prompt "Hello!" --max-tokens 9 --json
 case $(get model) in */models/qwen3vl-tiny) ;; *) fail "another model" ;; esac
