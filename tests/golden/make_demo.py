@@ -7,8 +7,8 @@ fresh_pictures.py; to be run whenever its weights change:
 
 Writes demo/: pictures of a seed that training and evaluation do not use; cases.json with question,
 true answer and transformers' greedy answer (fp32); logits.f32 with the logits of each step of a few
-of them; fresh.json, how often transformers is right about the pictures of fresh_pictures.py. The
-examples beside the model are asked too; where the model is wrong is printed, for its card."""
+of them; fresh.json, how often transformers is right about the pictures of fresh_pictures.py;
+examples.json, which of the examples beside the model it gets wrong."""
 import json
 import random
 import sys
@@ -103,15 +103,16 @@ def make_fresh(reference):
 
 def ask_examples(reference):
     examples = json.loads((MODEL / "examples/examples.json").read_text())
-    right = 0
+    wrong = []
     for entry in examples:
         files = [MODEL / "examples" / name for name in entry["images"]]
         ids = reference.run({"prompt": entry["question"]}, files, TOKENS_MAX)["token_ids"]
         answer = reference.tokenizer.decode(ids, skip_special_tokens=True)
-        right += answer == entry["answer"]
         if answer != entry["answer"]:
-            print(f"example {entry['images']}: {entry['question']} {answer!r}, not {entry['answer']!r}")
-    print(f"examples: {right} of {len(examples)} right")
+            wrong.append(dict(images=entry["images"], question=entry["question"], answer=answer,
+                              truth=entry["answer"]))
+    print(f"examples: {len(examples) - len(wrong)} of {len(examples)} right, wrong: {wrong}")
+    (OUT / "examples.json").write_text(json.dumps(dict(wrong=wrong)) + "\n")
 
 
 def main():

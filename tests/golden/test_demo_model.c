@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The shipped model through the runner: answers on pictures that it was not trained on, against
- * what transformers answered (make_demo.py stored both). A trained model tells a
- * right run from a plausible one: a fault that random weights would hide in noise changes words.
+ * what transformers answered (make_demo.py stored both), and on the examples that ship with it. A
+ * trained model tells a right run from a plausible one: a fault that random weights would hide in
+ * noise changes words.
  *
  * Each question is asked twice: with room, and in the smallest budget that works, where the
  * weights stream through a ring that holds a fifth of them. */
@@ -186,6 +187,44 @@ static void fresh_questions(bool tight)
     json_decref(all);
 }
 
+/* What the model answers instead of the truth, where it is known to be wrong. */
+static const char *known_answer(const json_t *known, const json_t *example)
+{
+    const char *truth = json_string_value(json_object_get(example, "answer"));
+    for (size_t i = 0; i < json_array_size(known); i++) {
+        const json_t *wrong = json_array_get(known, i);
+        if (json_equal(json_object_get(wrong, "images"), json_object_get(example, "images")) &&
+            json_equal(json_object_get(wrong, "question"), json_object_get(example, "question")))
+            return json_string_value(json_object_get(wrong, "answer"));
+    }
+    return truth;
+}
+
+/* The pictures that ship with the model: the drawn truth, but for what its card names. */
+static void test_examples(void **state)
+{
+    (void)state;
+    json_t *examples = json_load_file(MODEL "/examples/examples.json", 0, NULL);
+    json_t *checked = json_load_file(CASES "/examples.json", 0, NULL);
+    assert_non_null(examples);
+    assert_non_null(checked);
+    assert_true(json_array_size(examples) >= 12);
+    const json_t *wrong = json_object_get(checked, "wrong");
+    for (size_t i = 0; i < json_array_size(examples); i++) {
+        const json_t *from = json_array_get(examples, i);
+        struct question question = {
+            .folder = MODEL "/examples",
+            .from = from,
+            .answer = known_answer(wrong, from),
+        };
+        ask(&question, false);
+    }
+    print_message("%zu of %zu examples are right\n",
+                  json_array_size(examples) - json_array_size(wrong), json_array_size(examples));
+    json_decref(examples);
+    json_decref(checked);
+}
+
 static void test_fresh_questions(void **state)
 {
     (void)state;
@@ -201,6 +240,7 @@ static void test_fresh_questions_in_little_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_examples),
         cmocka_unit_test(test_fresh_questions),
         cmocka_unit_test(test_fresh_questions_in_little_memory),
     };

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the example pictures beside the model: examples/*.png and examples.json, which holds for
-each picture (or two) a question and the answer that the drawing itself gives.
+each picture (or two, or none) a question and the answer that the drawing itself gives.
 
-The seeds were chosen for looks, before any answer of the model was known. check_examples.py says
-how many the model gets right."""
+The seeds were chosen for looks, before any answer of these weights was known. make_demo.py asks
+transformers about all of them, and the card names those that the model gets wrong."""
 import argparse
 import json
 import pathlib
@@ -26,7 +26,13 @@ PICTURES = [
     ("number-3", 31, (224, 128), "number 738", "read number"),
     ("word", 33, (192, 128), "word fish", "read word"),
 ]
-PAIRS = [("pair-more", 41, (3, 1), "pair count"), ("pair-colour", 44, (1, 1), "pair colour")]
+PAIRS = [
+    ("pair-more", 41, (3, 1), "pair count"),
+    ("pair-colour", 44, (1, 1), "pair colour"),
+    ("pair-shape", 47, (1, 1), "pair shape"),
+    ("pair-same", 52, (2, 2), "pair count"),
+]
+TEXTS = [61, 64, 67]  # seeds
 
 
 def draw(rng, size, what):
@@ -52,6 +58,9 @@ def examples():
             asked = scenes.pair_question(rng, drawn[0][1], drawn[1][1])
         yield {"task": task, "images": [f"{name}-{i + 1}.png" for i in range(2)],
                "question": asked[1], "answer": asked[2]}, [image for image, _ in drawn]
+    for seed in TEXTS:
+        question, answer = scenes.text_dialogue(random.Random(f"examples/{seed}"))
+        yield {"task": "text", "images": [], "question": question, "answer": answer}, []
 
 
 def main():
