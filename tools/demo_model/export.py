@@ -81,6 +81,7 @@ def main():
     parameters = torch.load(args.trained)["P"]
     save_file({k: v.detach().to(torch.bfloat16).contiguous() for k, v in parameters.items()},
               args.out / "model.safetensors", {"format": "pt"})
+    (args.out / "model.safetensors").chmod(0o644)  # others may read what save_file() keeps to itself
 
 
 if __name__ == "__main__":
