@@ -54,6 +54,7 @@ struct cli_options {
     bool sweep;
     bool measure;
     cenote_io_engine io_engine;
+    qwen_draft draft;
     cenote_dtype kv_dtype;
     const char *logits_path;
     bool raw_prompt;

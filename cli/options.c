@@ -129,6 +129,21 @@ static cenote_status set_io(struct cli_options *options, const struct cli_option
     return CENOTE_OK;
 }
 
+static cenote_status set_draft(struct cli_options *options, const struct cli_option *option,
+                               const char *value, cenote_error *err)
+{
+    (void)option;
+    if (strcmp(value, "auto") == 0)
+        options->draft = QWEN_DRAFT_AUTO;
+    else if (strcmp(value, "lookup") == 0)
+        options->draft = QWEN_DRAFT_LOOKUP;
+    else if (strcmp(value, "off") == 0)
+        options->draft = QWEN_DRAFT_OFF;
+    else
+        return cenote_error_set(err, CENOTE_E_INVAL, "'%s' is none of auto, lookup, off", value);
+    return CENOTE_OK;
+}
+
 /* A positive real, or 0 where the table admits it. */
 static cenote_status set_real(struct cli_options *options, const struct cli_option *option,
                               const char *value, cenote_error *err)
@@ -233,6 +248,10 @@ static const struct cli_option run_options[] = {
          "turn control-token text in the prompt into control tokens"),
     COMMON_KV_TYPE,
     COMMON_UNPACKED,
+    {"draft", "auto|lookup|off",
+     "look at guesses of the next tokens, taken from the text so far, in the same pass over the "
+     "weights; the answer is the same; default: auto, where weights are read for a token",
+     set_draft, 0, 0, 0},
     {"io", "auto|uring|pread",
      "how weights are read: by io_uring or by threads; default: auto, io_uring where it can be had",
      set_io, 0, 0, 0},

@@ -107,6 +107,15 @@ static json_t *io_json(const struct cli_run_report *report)
         COUNT(report->process.disk_read_bytes));
 }
 
+static json_t *draft_json(const qwen_plan *plan, const qwen_result *result)
+{
+    double passes = result->decode_passes;
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "rows", COUNT(plan->draft_rows), "passes",
+                     COUNT(result->decode_passes), "guessed", COUNT(result->draft_guessed),
+                     "accepted", COUNT(result->draft_accepted), "tokens_per_pass",
+                     REAL(passes > 0 ? (result->token_count - 1) / passes : 0));
+}
+
 static json_t *time_json(const struct cli_run_report *report)
 {
     const qwen_result *result = report->result;
@@ -140,13 +149,14 @@ json_t *cli_run_json(const struct cli_run_report *report)
     uint64_t prompt_count;
     const uint32_t *prompt_ids = qwen_job_prompt_ids(report->job, &prompt_count);
     json_t *object = json_pack(
-        "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:s}", "schema",
+        "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s}", "schema",
         "cenote.run/1", "version", cenote_version(), "model", cli_json_text(options->path), "text",
         cli_json_text(result->text), "prompt_token_ids", cli_json_ids(prompt_ids, prompt_count),
         "token_ids", cli_json_ids(result->token_ids, result->token_count), "grid_thw",
         cli_grids_json(qwen_job_grids(report->job), options->image_count), "stop_reason",
         result->stop_reason, "memory", memory_json(report), "io", io_json(report), "time",
-        time_json(report), "threads", COUNT(report->plan->thread_count), "kv_type",
+        time_json(report), "draft", draft_json(report->plan, result), "threads",
+        COUNT(report->plan->thread_count), "kv_type",
         options->kv_dtype == CENOTE_DTYPE_BF16 ? "bf16" : "f32");
     if (object != NULL && cli_sampling_json_add(object, report->sampling))
         return object;

@@ -102,6 +102,7 @@ static void fill_request(struct run *run)
         .thread_count = options->thread_count,
         .unpacked = options->unpacked,
         .io_engine = options->io_engine,
+        .draft = options->draft,
     };
 }
 
@@ -227,6 +228,10 @@ static void say_summary(const struct run *run, const struct cli_run_report *repo
                 result->token_count, result->load_s + result->vision_s + result->prefill_s,
                 result->seconds_per_token, cli_disk_text(result->bytes_read_per_token, read), peak,
                 limit);
+        if (result->draft_accepted > 0)
+            cli_say(
+                "%u of the tokens came from the text before: %.2f tokens a pass over the weights",
+                result->draft_accepted, (double)(result->token_count - 1) / result->decode_passes);
         say_bound(run, result);
     } else
         cli_say("%u token%s in %.2f s, %s read; peak memory %s of %s", result->token_count,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "job.h"
+#include "lookup.h"
 #include "sample.h"
 #include "session.h"
 
@@ -51,11 +52,18 @@ static bool is_end(const qwen_config *config, uint32_t id)
     return false;
 }
 
-static uint32_t choose(const qwen_job *job, qwen_sampler *sampler, const qwen_text_buffers *buffers)
+static float *logits_row(const qwen_job *job, const qwen_text_buffers *buffers, uint32_t row)
+{
+    float *logits = qwen_text_at(buffers, buffers->layout.logits);
+    return logits + (size_t)row * job->model->config.text.vocab_size;
+}
+
+static uint32_t choose(const qwen_job *job, qwen_sampler *sampler, const qwen_text_buffers *buffers,
+                       uint32_t row)
 {
     uint32_t vocab_size = job->model->config.text.vocab_size;
     float penalty = sampler->sampling.repetition_penalty;
-    float *logits = qwen_text_at(buffers, buffers->layout.logits);
+    float *logits = logits_row(job, buffers, row);
     if (penalty > 0 && penalty != 1) {
         uint64_t *seen = qwen_text_at(buffers, buffers->layout.seen);
         memset(seen, 0, qwen_seen_bytes(vocab_size));
@@ -65,19 +73,19 @@ static uint32_t choose(const qwen_job *job, qwen_sampler *sampler, const qwen_te
     return qwen_sample(sampler, logits, vocab_size);
 }
 
-/* Hands out the logits, chooses the next token and shows it. */
+/* Hands out a row of logits, chooses the next token and shows it. */
 static cenote_status produce_token(qwen_job *job, qwen_sampler *sampler,
-                                   const qwen_text_buffers *buffers, bool *out_end,
+                                   const qwen_text_buffers *buffers, uint32_t row, bool *out_end,
                                    cenote_error *err)
 {
     uint32_t vocab_size = job->model->config.text.vocab_size;
-    const float *logits = qwen_text_at(buffers, buffers->layout.logits);
+    const float *logits = logits_row(job, buffers, row);
     cenote_status status = CENOTE_OK;
     if (job->events->logits != NULL)
         status = job->events->logits(job->events->context, logits, vocab_size, err);
     if (status != CENOTE_OK)
         return status;
-    uint32_t id = choose(job, sampler, buffers);
+    uint32_t id = choose(job, sampler, buffers, row);
     status = qwen_ids_push(&job->produced, id, err);
     if (status != CENOTE_OK)
         return status;
@@ -95,10 +103,11 @@ static cenote_status produce_token(qwen_job *job, qwen_sampler *sampler,
 
 /* ---- phases ---- */
 
-static cenote_status text_buffers(qwen_run *run, uint64_t tokens, qwen_text_buffers *out_buffers,
-                                  cenote_error *err)
+static cenote_status text_buffers(qwen_run *run, uint64_t tokens, uint64_t logit_rows,
+                                  qwen_text_buffers *out_buffers, cenote_error *err)
 {
-    qwen_text_layout_make(run->model, tokens, run->plan->context_tokens, &out_buffers->layout);
+    qwen_text_layout_make(run->model, tokens, logit_rows, run->plan->context_tokens,
+                          &out_buffers->layout);
     return cenote_pool_alloc(run->activations, out_buffers->layout.size_bytes, &out_buffers->block,
                              err);
 }
@@ -139,7 +148,7 @@ static cenote_status prefill(qwen_run *run, qwen_job *job, qwen_sampler *sampler
     qwen_run_phase(run, QWEN_PHASE_PREFILL,
                    passes * model->layers_weight_bytes + model->head_weight_bytes);
     qwen_text_buffers buffers = {0};
-    cenote_status status = text_buffers(run, run->plan->prefill_chunk_tokens, &buffers, err);
+    cenote_status status = text_buffers(run, run->plan->prefill_chunk_tokens, 1, &buffers, err);
     if (status != CENOTE_OK)
         return status;
     uint32_t head = model->text_item_count - 1;
@@ -150,32 +159,56 @@ static cenote_status prefill(qwen_run *run, qwen_job *job, qwen_sampler *sampler
     if (status == CENOTE_OK)
         status = cenote_stream_start(run->stream, model->text_items + head, 1, 1, err);
     if (status == CENOTE_OK)
-        status = qwen_text_logits(run, &buffers, last_row, err);
+        status = qwen_text_logits(run, &buffers, last_row, 1, err);
     if (status == CENOTE_OK)
-        status = produce_token(job, sampler, &buffers, out_end, err);
+        status = produce_token(job, sampler, &buffers, 0, out_end, err);
     qwen_run_note_page_tables(run);
     text_buffers_free(run, &buffers);
     return status;
 }
 
-static cenote_status decode_token(qwen_run *run, qwen_job *job, const qwen_text_buffers *buffers,
-                                  qwen_sampler *sampler, bool *out_end, cenote_error *err)
+/* The last token, which is not in the cache yet, and guesses of those after it; no more than the
+ * answer and the cache have room for. */
+static uint32_t draft(const qwen_run *run, const qwen_job *job, uint32_t ids[QWEN_GEMV_M_MAX])
 {
+    const qwen_text_so_far text = {job->prompt.ids, job->prompt.count, job->produced.ids,
+                                   job->produced.count};
+    uint64_t room = run->plan->max_tokens - job->produced.count; /* for tokens of this pass */
+    uint32_t rows = run->plan->draft_rows < room ? run->plan->draft_rows : (uint32_t)room;
+    ids[0] = job->produced.ids[job->produced.count - 1];
+    return rows > 1 ? 1 + qwen_lookup(&text, rows - 1, ids + 1) : 1;
+}
+
+/* A pass over the weights: one token, and as many more as were guessed right. What is in the cache
+ * of a wrong guess is written over by the next pass. */
+static cenote_status decode_pass(qwen_run *run, qwen_job *job, const qwen_text_buffers *buffers,
+                                 qwen_sampler *sampler, bool *out_end, cenote_error *err)
+{
+    uint32_t ids[QWEN_GEMV_M_MAX];
+    uint32_t rows = draft(run, job, ids);
     const qwen_chunk chunk = {
-        .ids = &job->produced.ids[job->produced.count - 1],
+        .ids = ids,
         .first = job->prompt.count + job->produced.count - 1,
-        .count = 1,
+        .count = rows,
         .spans = job->spans,
         .span_count = job->span_count,
         .decode = true,
     };
     cenote_status status = qwen_text_chunk(run, buffers, &chunk, err);
     if (status == CENOTE_OK)
-        status = qwen_text_logits(run, buffers, 0, err);
-    if (status == CENOTE_OK)
-        status = produce_token(job, sampler, buffers, out_end, err);
-    if (status == CENOTE_OK)
+        status = qwen_text_logits(run, buffers, 0, rows, err);
+    job->decode_passes++;
+    job->draft_guessed += rows - 1;
+    for (uint32_t row = 0; status == CENOTE_OK && row < rows; row++) {
+        status = produce_token(job, sampler, buffers, row, out_end, err);
+        if (status != CENOTE_OK)
+            break;
         qwen_run_advance(run, 1);
+        bool right = row + 1 < rows && ids[row + 1] == job->produced.ids[job->produced.count - 1];
+        if (*out_end || !right)
+            break;
+        job->draft_accepted++;
+    }
     return status;
 }
 
@@ -188,13 +221,14 @@ static cenote_status decode(qwen_run *run, qwen_job *job, qwen_sampler *sampler,
     qwen_run_phase(run, QWEN_PHASE_DECODE, max_tokens);
     qwen_run_advance(run, 1);
     qwen_text_buffers buffers = {0};
-    cenote_status status = text_buffers(run, 1, &buffers, err);
+    uint32_t rows = run->plan->draft_rows;
+    cenote_status status = text_buffers(run, rows, rows, &buffers, err);
     if (status != CENOTE_OK)
         return status;
     status = cenote_stream_start(run->stream, run->model->text_items, run->model->text_item_count,
                                  max_tokens - 1, err);
     while (status == CENOTE_OK && !*out_end && job->produced.count < max_tokens)
-        status = decode_token(run, job, &buffers, sampler, out_end, err);
+        status = decode_pass(run, job, &buffers, sampler, out_end, err);
     cenote_stream_stop(run->stream);
     qwen_run_note_page_tables(run);
     text_buffers_free(run, &buffers);
@@ -277,6 +311,9 @@ static void fill_result(qwen_job *job, const qwen_plan *plan, cenote_status stat
     result->text = job->text != NULL ? job->text : "";
     result->weight_bytes_read = after.bytes_read - before->bytes_read;
     result->prefill_weight_passes = plan->prefill_weight_passes;
+    result->decode_passes = job->decode_passes;
+    result->draft_guessed = job->draft_guessed;
+    result->draft_accepted = job->draft_accepted;
     result->layer_waiting_s = job->layer_waiting_s;
     result->layer_waiting_count = job->model->config.text.layer_count + 1;
     result->seconds_waiting_start = 1e-9 * (double)(after.wait_start_ns - before->wait_start_ns);

@@ -188,6 +188,7 @@ static cenote_status fill_job(qwen_job *job, const qwen_job_past *past, cenote_e
     job->shape.thread_count = request->thread_count;
     job->shape.unpacked = request->unpacked;
     job->shape.io_engine = request->io_engine;
+    job->shape.draft = request->draft;
     return status;
 }
 

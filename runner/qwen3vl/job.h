@@ -28,6 +28,7 @@ struct qwen_job {
 
     double *layer_waiting_s; /* [layers + 1], of decoding */
     qwen_ids produced;
+    uint32_t decode_passes, draft_guessed, draft_accepted;
     qwen_detokenizer detokenizer;
     const qwen_events *events; /* of the run under way */
     char *text;

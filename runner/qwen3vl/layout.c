@@ -42,8 +42,8 @@ void qwen_vision_layout_make(const qwen_model *model, uint64_t patches, uint64_t
     out_layout->size_bytes = end;
 }
 
-void qwen_text_layout_make(const qwen_model *model, uint64_t tokens, uint64_t token_max,
-                           qwen_text_layout *out_layout)
+void qwen_text_layout_make(const qwen_model *model, uint64_t tokens, uint64_t logit_rows,
+                           uint64_t token_max, qwen_text_layout *out_layout)
 {
     const qwen_text_config *text = &model->config.text;
     uint64_t row = text->hidden * sizeof(float);
@@ -67,7 +67,7 @@ void qwen_text_layout_make(const qwen_model *model, uint64_t tokens, uint64_t to
     out_layout->cosines = place(&end, tokens * half);
     out_layout->sines = place(&end, tokens * half);
     out_layout->row = place(&end, text->hidden * cenote_dtype_bytes(model->embed_dtype));
-    out_layout->logits = place(&end, text->vocab_size * sizeof(float));
+    out_layout->logits = place(&end, logit_rows * text->vocab_size * sizeof(float));
     out_layout->seen = place(&end, qwen_seen_bytes(text->vocab_size));
     out_layout->keys = place(&end, blocks * sizeof(void *));
     out_layout->values = place(&end, blocks * sizeof(void *));

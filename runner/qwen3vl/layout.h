@@ -27,7 +27,8 @@ typedef struct qwen_vision_layout {
 void qwen_vision_layout_make(const qwen_model *model, uint64_t patches, uint64_t patches_of_largest,
                              qwen_vision_layout *out_layout);
 
-/** A chunk of T tokens in the text decoder, and the logits; blocks of a cache of token_max. */
+/** A chunk of T tokens in the text decoder, and logits of R rows; blocks of a cache of token_max.
+ */
 typedef struct qwen_text_layout {
     uint64_t residual; /**< float [T][d] */
     uint64_t normed;   /**< float [T][d] */
@@ -39,15 +40,15 @@ typedef struct qwen_text_layout {
     uint64_t cosines; /**< float [T][head_dim/2] */
     uint64_t sines;
     uint64_t row;    /**< one row of the embedding as in the file */
-    uint64_t logits; /**< float [vocab] */
+    uint64_t logits; /**< float [R][vocab] */
     uint64_t seen;   /**< a set of the vocabulary */
     uint64_t keys;   /**< pointers to blocks of the cache */
     uint64_t values;
     uint64_t size_bytes;
 } qwen_text_layout;
 
-void qwen_text_layout_make(const qwen_model *model, uint64_t tokens, uint64_t token_max,
-                           qwen_text_layout *out_layout);
+void qwen_text_layout_make(const qwen_model *model, uint64_t tokens, uint64_t logit_rows,
+                           uint64_t token_max, qwen_text_layout *out_layout);
 
 /** Quotas of the pools of a run. */
 static inline uint64_t qwen_plan_parameters_quota(const qwen_plan *plan)

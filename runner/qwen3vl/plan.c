@@ -22,6 +22,7 @@
 #define STAGING_BYTES_AIM      (8u << 20)
 #define READERS_MAX            4u
 #define CHUNK_TOKENS_MIN       16u
+#define DRAFT_SHARE            20u
 #define MAX_TOKENS_DEFAULT     512u
 #define MAX_TOKENS_DEFAULT_MIN 16u
 #define CONTEXT_DEFAULT        4096u
@@ -37,6 +38,7 @@ struct choice {
     uint32_t slot_count;
     uint32_t max_tokens;
     uint64_t context_tokens; /* 0: the prompt and max_tokens */
+    uint32_t draft_rows;     /* 0 is 1 */
 };
 
 struct planner {
@@ -137,8 +139,9 @@ static uint64_t fill(const struct planner *planner, struct choice choice, qwen_p
     uint64_t kv_tokens =
         planner->held != NULL ? planner->shape->prompt_tokens + choice.max_tokens : token_max;
     qwen_text_layout prefill, token;
-    qwen_text_layout_make(model, choice.chunk_tokens, token_max, &prefill);
-    qwen_text_layout_make(model, 1, token_max, &token);
+    plan->draft_rows = choice.draft_rows > 0 ? choice.draft_rows : 1;
+    qwen_text_layout_make(model, choice.chunk_tokens, 1, token_max, &prefill);
+    qwen_text_layout_make(model, plan->draft_rows, plan->draft_rows, token_max, &token);
     plan->kv_quota_bytes = cenote_kv_charge_bytes(&kv, token_max);
     plan->kv_bytes = cenote_kv_charge_bytes(&kv, kv_tokens);
     plan->prefill_bytes = pool_bytes(prefill.size_bytes);
@@ -191,6 +194,11 @@ static void set_max_tokens(struct choice *choice, uint64_t value)
 static void set_context(struct choice *choice, uint64_t value)
 {
     choice->context_tokens = value;
+}
+
+static void set_draft(struct choice *choice, uint64_t value)
+{
+    choice->draft_rows = (uint32_t)value;
 }
 
 /* 8 MiB ahead, 3 ms of a quick disk: more would be memory that holds no weights. Small panels take
@@ -265,6 +273,29 @@ static void fill_resident(const struct planner *planner, qwen_plan *plan)
     plan->resident_prefill_bytes = min_u64(whole, left - prompt);
     plan->resident_bytes = min_u64(whole, left - plan->token_bytes);
     plan->whole_bytes = stays + plan->token_bytes + whole;
+}
+
+/* Whether enough is read for a token that reading it for several at once is worth the work. */
+static bool draft_pays(const struct planner *planner, const qwen_plan *plan)
+{
+    const qwen_model *model = planner->model;
+    bool packed = plan->resident_encoding == CENOTE_ENCODING_BF12;
+    uint64_t whole = packed ? model->whole_packed_bytes : model->whole_plain_bytes;
+    if (planner->shape->draft != QWEN_DRAFT_AUTO)
+        return planner->shape->draft == QWEN_DRAFT_LOOKUP;
+    return whole - plan->resident_bytes > whole / DRAFT_SHARE;
+}
+
+/* The choice with what is left: resident rows, and before them room for guesses, where they pay. */
+static void fill_rest(const struct planner *planner, struct choice choice, qwen_plan *plan)
+{
+    fill(planner, choice, plan);
+    fill_resident(planner, plan);
+    if (!draft_pays(planner, plan))
+        return;
+    set_draft(&choice, largest_fit(planner, choice, plan, 1, QWEN_GEMV_M_MAX, set_draft));
+    fill(planner, choice, plan);
+    fill_resident(planner, plan);
 }
 
 /* Bytes of weights that @p resident_bytes stand for. */
@@ -400,8 +431,8 @@ cenote_status qwen_plan_make(const qwen_model *model, const qwen_shape *shape, u
     plan.smallest_bytes = fill(&planner, least, &plan);
     plan.fits = plan.smallest_bytes <= limit_bytes;
     if (plan.fits) {
-        fill(&planner, choose(&planner, least, tokens_top, &plan), &plan);
-        fill_resident(&planner, &plan);
+        struct choice choice = choose(&planner, least, tokens_top, &plan);
+        fill_rest(&planner, choice, &plan);
     }
     fill_costs(&planner, &plan);
     *out_plan = plan;
@@ -437,8 +468,8 @@ cenote_status qwen_plan_session(const qwen_model *model, const qwen_shape *shape
     plan.smallest_bytes = fill(&planner, least, &plan);
     plan.fits = plan.smallest_bytes <= limit_bytes;
     if (plan.fits) {
-        fill(&planner, choose_session(&planner, least, context_top, &plan), &plan);
-        fill_resident(&planner, &plan);
+        struct choice choice = choose_session(&planner, least, context_top, &plan);
+        fill_rest(&planner, choice, &plan);
     }
     fill_costs(&planner, &plan);
     *out_plan = plan;
@@ -473,8 +504,7 @@ cenote_status qwen_plan_turn(const qwen_model *model, const qwen_shape *shape,
         choose_chunk(&planner, &choice, &plan);
         set_max_tokens(&choice, largest_fit(&planner, choice, &plan, choice.max_tokens, tokens_top,
                                             set_max_tokens));
-        fill(&planner, choice, &plan);
-        fill_resident(&planner, &plan);
+        fill_rest(&planner, choice, &plan);
     }
     fill_costs(&planner, &plan);
     *out_plan = plan;

@@ -63,6 +63,14 @@ typedef struct qwen_sampling {
 CENOTE_MUST_CHECK cenote_status qwen_model_sampling(const qwen_model *model,
                                                     qwen_sampling *out_sampling, cenote_error *err);
 
+/** Whether the next tokens are guessed from the text so far and looked at in one pass over the
+ *  weights. The answer is the same. */
+typedef enum qwen_draft {
+    QWEN_DRAFT_AUTO = 0, /**< where weights have to be read for a token */
+    QWEN_DRAFT_LOOKUP,
+    QWEN_DRAFT_OFF,
+} qwen_draft;
+
 typedef struct qwen_request {
     const char *const *image_paths;
     uint32_t image_count;
@@ -77,6 +85,7 @@ typedef struct qwen_request {
     uint32_t thread_count; /**< 0: cenote_cpu_count() */
     bool unpacked;         /**< resident weights never in 12 bits */
     cenote_io_engine io_engine;
+    qwen_draft draft;
 } qwen_request;
 
 typedef struct qwen_job qwen_job;
@@ -107,6 +116,7 @@ typedef struct qwen_shape {
     cenote_dtype kv_dtype;
     uint32_t thread_count; /**< 0: cenote_cpu_count() */
     bool unpacked;         /**< as qwen_request.unpacked */
+    qwen_draft draft;
     cenote_io_engine io_engine;
 } qwen_shape;
 
@@ -155,6 +165,7 @@ typedef struct qwen_plan {
     uint32_t max_tokens;
     uint64_t context_tokens; /**< that the cache of keys and values may come to hold */
     uint64_t kv_tokens;      /**< of those, prompt and what is produced: taken at once */
+    uint32_t draft_rows;     /**< tokens that a pass may look at: the last and guesses; 1: none */
     uint32_t slot_count;
     uint64_t panel_bytes;
     uint32_t thread_count;
@@ -251,6 +262,9 @@ typedef struct qwen_result {
     uint64_t bytes_read_decode;    /**< while decoding, the pass that fills what prefill freed
                                         included */
     uint64_t prefill_weight_passes;
+    uint32_t decode_passes;         /**< over the weights, for the tokens after the first */
+    uint32_t draft_guessed;         /**< tokens that were guessed and looked at */
+    uint32_t draft_accepted;        /**< of them the answer's */
     uint64_t resident_weight_bytes; /**< held at the end, counted as in the files */
     cenote_encoding resident_encoding;
     uint32_t resident_refused_panels; /**< that 12 bits could not hold */

@@ -58,7 +58,7 @@ typedef struct qwen_rows {
     size_t c_stride;
     uint64_t m;
     bool accumulate;
-    bool decode; /**< one row, by qwen_gemv */
+    bool decode; /**< a few rows, by qwen_gemv */
 } qwen_rows;
 
 /** Consumes the panels of @p linear from the stream, which must be at its first panel. */
@@ -120,8 +120,9 @@ typedef struct qwen_chunk {
  *  stay in the buffers. */
 CENOTE_MUST_CHECK cenote_status qwen_text_chunk(qwen_run *run, const qwen_text_buffers *buffers,
                                                 const qwen_chunk *chunk, cenote_error *err);
-/** Logits of residual row @p row into the buffers; the stream must be at the head. */
+/** Logits of @p count residual rows from @p row on into the buffers, at most QWEN_GEMV_M_MAX; the
+ *  stream must be at the head. */
 CENOTE_MUST_CHECK cenote_status qwen_text_logits(qwen_run *run, const qwen_text_buffers *buffers,
-                                                 uint64_t row, cenote_error *err);
+                                                 uint64_t row, uint64_t count, cenote_error *err);
 
 #endif

@@ -317,20 +317,20 @@ cenote_status qwen_text_chunk(qwen_run *run, const qwen_text_buffers *buffers,
 }
 
 cenote_status qwen_text_logits(qwen_run *run, const qwen_text_buffers *buffers, uint64_t row,
-                               cenote_error *err)
+                               uint64_t count, cenote_error *err)
 {
     const qwen_model *model = run->model;
     const qwen_text_config *text = &model->config.text;
     float *residual = (float *)qwen_text_at(buffers, buffers->layout.residual) + row * text->hidden;
     float *normed = qwen_text_at(buffers, buffers->layout.normed);
-    qwen_rms_norm(run->kernels, normed, text->hidden, residual, text->hidden, 1, text->hidden,
+    qwen_rms_norm(run->kernels, normed, text->hidden, residual, text->hidden, count, text->hidden,
                   qwen_run_vector(run, &model->final_norm_gain), text->rms_eps);
     const qwen_rows rows = {
         .a = normed,
         .a_stride = text->hidden,
         .c = qwen_text_at(buffers, buffers->layout.logits),
         .c_stride = text->vocab_size,
-        .m = 1,
+        .m = count,
         .decode = true,
     };
     cenote_status status = qwen_run_linear(run, &model->head, &rows, err);

@@ -67,6 +67,8 @@ static void run_job(struct fixture_run *run, cenote_budget *budget, qwen_job *jo
     const qwen_events events = {.context = run, .logits = keep_logits};
     qwen_result result = {0};
     run->status = qwen_job_run(job, &run->plan, &events, &result, &run->error);
+    run->decode_passes = result.decode_passes;
+    run->draft_accepted = result.draft_accepted;
     run->token_count =
         result.token_count < FIXTURE_TOKENS_MAX ? result.token_count : FIXTURE_TOKENS_MAX;
     if (run->token_count > 0)

@@ -20,6 +20,7 @@ struct fixture_run {
     qwen_plan plan;
     uint32_t tokens[FIXTURE_TOKENS_MAX];
     uint32_t token_count;
+    uint32_t decode_passes, draft_accepted;
     float *logits; /* [steps][vocab]; free with fixture_run_fini() */
     uint64_t logit_count;
     uint64_t charged_after; /* what the budget still held at the end, the process' share left out */

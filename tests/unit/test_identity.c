@@ -120,6 +120,39 @@ static void test_resident_rows(void **state)
     fixture_run_fini(&reference);
 }
 
+/* A text that goes round and round is guessed right; the guesses change nothing but the passes. */
+static void test_draft(void **state)
+{
+    (void)state;
+    uint64_t smallest = 0;
+    for (unsigned threads = 1; threads <= 3; threads++) {
+        struct fixture_run runs[4];
+        for (unsigned i = 0; i < 4; i++) {
+            runs[i] = (struct fixture_run){.request = fixture_request()};
+            runs[i].request.prompt = long_prompt;
+            runs[i].request.image_count = 0;
+            runs[i].request.max_tokens = 24;
+            runs[i].request.thread_count = threads;
+            runs[i].request.draft = i == 0 ? QWEN_DRAFT_OFF : QWEN_DRAFT_LOOKUP;
+            /* with room for all rows, for some and for none */
+            runs[i].limit_bytes = i < 2 ? 0 : smallest + (i - 2) * (64u << 10);
+            fixture_run(&runs[i]);
+            smallest = runs[0].plan.smallest_bytes;
+        }
+        assert_int_equal(runs[0].plan.draft_rows, 1);
+        assert_int_equal(runs[0].decode_passes, runs[0].token_count - 1);
+        assert_int_equal(runs[1].plan.draft_rows, 8);
+        assert_true(runs[1].draft_accepted > 0);
+        for (unsigned i = 1; i < 4; i++) {
+            assert_same(&runs[0], &runs[i]);
+            assert_int_equal(runs[i].decode_passes + runs[i].draft_accepted,
+                             runs[i].token_count - 1);
+        }
+        for (unsigned i = 0; i < 4; i++)
+            fixture_run_fini(&runs[i]);
+    }
+}
+
 static void test_threads(void **state)
 {
     (void)state;
@@ -172,9 +205,9 @@ static void test_instruction_sets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budgets),          cmocka_unit_test(test_resident_rows),
-        cmocka_unit_test(test_threads),          cmocka_unit_test(test_kv_type_matters),
-        cmocka_unit_test(test_instruction_sets),
+        cmocka_unit_test(test_budgets),         cmocka_unit_test(test_resident_rows),
+        cmocka_unit_test(test_draft),           cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_kv_type_matters), cmocka_unit_test(test_instruction_sets),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
