@@ -248,7 +248,7 @@ def questions(rng, scene):
 
 
 def pair_question(rng, first, second):
-    """A question about two pictures of shapes, or None when it has no clear answer."""
+    """A question about two pictures of shapes."""
     a, b = first["things"], second["things"]
     if len(a) == 1 and len(b) == 1 and rng.random() < 0.8:
         if rng.random() < 0.5:
