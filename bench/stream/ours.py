@@ -69,9 +69,12 @@ class Cenote:
     def plan_command(self, checkpoint, memory_bytes, prompt_tokens, max_tokens, *more):
         return [self.path, "plan", checkpoint, "--memory", str(memory_bytes), "--prompt-tokens",
                 str(prompt_tokens), "--max-tokens", str(max_tokens), "--threads",
-                str(self.threads), "--json", *more]
+                str(self.threads), "--measure", "--json", *more]
 
     def run_command(self, checkpoint, memory_bytes, prompt, max_tokens, *more, threads=None):
+        # A random model repeats itself: guessing would have it read less than a real one.
+        if "--draft" not in more:
+            more += ("--draft", "off")
         return [self.path, "run", checkpoint, "--raw-prompt", "--prompt", prompt, "--max-tokens",
                 str(max_tokens), "--memory", str(memory_bytes), "--threads",
                 str(threads or self.threads), "--json", "--quiet", *more]

@@ -92,7 +92,7 @@ def brief(record):
 
 
 def predicted_s(record):
-    return part(record, "plan", "time", "seconds_per_token")
+    return part(record, "plan", "forecast", "seconds_per_token")
 
 
 class Records:

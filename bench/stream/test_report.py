@@ -145,7 +145,7 @@ class Verdicts(unittest.TestCase):
         took = ours("budget", "0.5 M", M // 2, 2.0)
         for said, expected in ((2.29, report.PASS), (2.31, report.FAIL), (1.69, report.FAIL)):
             plan = dict(section="plan", name="0.5 M", rep=0, exit_code=0,
-                        plan=dict(time=dict(seconds_per_token=said)))
+                        plan=dict(forecast=dict(seconds_per_token=said)))
             self.assertEqual(self.row("plan's prediction", took, plan), expected)
 
     def test_lookup(self):
