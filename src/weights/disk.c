@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How fast the disk under a checkpoint is, by reading parts of it as a stream would: a few pairs of
- * chunk and depth, a fifth of a second each. No two trials read the same bytes while the files have
- * others, or a cache behind the device would be measured. */
+ * chunk and depth, a fifth of a second each, counted from when as many reads as are under way at a
+ * time have come back. No two trials read the same bytes while the files have others, or a cache
+ * behind the device would be measured; and what goes through the page cache is dropped at once, for
+ * small files come round many times. */
 #include <inttypes.h>
+#include <stdio.h>
 
 #include <cenote/weights.h>
 
+#include "weights/message.h"
 #include "weights/reader.h"
 #include "weights/weights_impl.h"
 
@@ -26,19 +30,25 @@ struct course {
     char *buffer;
     uint32_t file;
     uint64_t offset;
+    struct cn_reader_request reads[DEPTH_MAX]; /* by tag */
 };
 
-static bool next_chunk(struct course *course, uint32_t chunk_bytes,
-                       struct cn_reader_request *request)
+/* false: no file has so many bytes. */
+static bool submit_next(struct course *course, const struct pair *pair, uint32_t tag)
 {
     const struct cenote_weights *w = course->weights;
     for (uint32_t tried = 0; tried <= w->file_count; tried++) {
         uint64_t size = w->files[course->file].opened.size_bytes;
-        if (size >= chunk_bytes && course->offset <= size - chunk_bytes) {
-            request->file_index = course->file;
-            request->offset_bytes = course->offset;
-            request->size_bytes = chunk_bytes;
-            course->offset += chunk_bytes;
+        if (size >= pair->chunk_bytes && course->offset <= size - pair->chunk_bytes) {
+            course->reads[tag] = (struct cn_reader_request){
+                .tag = tag,
+                .file_index = course->file,
+                .offset_bytes = course->offset,
+                .size_bytes = pair->chunk_bytes,
+                .data = course->buffer + (uint64_t)tag * pair->chunk_bytes,
+            };
+            cn_reader_submit(course->reader, &course->reads[tag]);
+            course->offset += pair->chunk_bytes;
             return true;
         }
         course->file = (course->file + 1) % w->file_count;
@@ -47,11 +57,27 @@ static bool next_chunk(struct course *course, uint32_t chunk_bytes,
     return false;
 }
 
-static cenote_status read_failed(const struct course *course, const struct cn_reader_result *done,
-                                 cenote_error *err)
+static void drop_behind(const struct course *course, uint32_t tag)
 {
-    return cenote_error_set(err, CENOTE_E_IO, "%s: a read to measure the disk gave %" PRId64,
-                            course->weights->files[course->file].path, done->result);
+    const struct cn_reader_request *read = &course->reads[tag];
+    const struct cn_file *file = &course->weights->files[read->file_index];
+    if (!file->direct)
+        file->os->ops->file_drop_cache(file->os, file->fd, read->offset_bytes, read->size_bytes);
+}
+
+static cenote_status check_read(const struct course *course, const struct cn_reader_result *done,
+                                cenote_error *err)
+{
+    const struct cn_reader_request *read = &course->reads[done->tag];
+    const char *path = course->weights->files[read->file_index].path;
+    char what[96];
+    if (done->result > 0)
+        return CENOTE_OK;
+    snprintf(what, sizeof what, "to measure the disk, read of %" PRIu32 " bytes at %" PRIu64,
+             read->size_bytes, read->offset_bytes);
+    if (done->result < 0)
+        return cn_weights_error_errno(err, path, NULL, what, (int)-done->result);
+    return cn_weights_error(err, CENOTE_E_IO, path, NULL, "%s: the file ends early", what);
 }
 
 /* Keeps `depth` reads under way for a while. */
@@ -59,29 +85,32 @@ static cenote_status run_trial(struct course *course, const struct pair *pair, d
                                cenote_error *err)
 {
     struct cn_os *os = course->weights->os;
-    uint64_t start_ns = os->ops->clock_ns(os), end_ns = start_ns;
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < pair->depth; i++) {
-        struct cn_reader_request request = {.tag = i,
-                                            .data = course->buffer + i * pair->chunk_bytes};
-        if (!next_chunk(course, pair->chunk_bytes, &request))
-            break;
-        cn_reader_submit(course->reader, &request);
-    }
+    uint64_t start_ns = 0, now_ns = 0;
+    uint64_t bytes = 0, count = 0;
+    uint32_t begun = 0;
+    cenote_status status = CENOTE_OK;
     struct cn_reader_result done;
-    while (end_ns - start_ns < TRIAL_NS && cn_reader_next(course->reader, true, &done)) {
-        end_ns = os->ops->clock_ns(os);
-        if (done.result <= 0)
-            return read_failed(course, &done, err);
-        bytes += (uint64_t)done.result;
-        struct cn_reader_request request = {.tag = done.tag,
-                                            .data = course->buffer + done.tag * pair->chunk_bytes};
-        if (next_chunk(course, pair->chunk_bytes, &request))
-            cn_reader_submit(course->reader, &request);
+    while (begun < pair->depth && submit_next(course, pair, begun))
+        begun++;
+    while (cn_reader_next(course->reader, true, &done)) {
+        now_ns = os->ops->clock_ns(os);
+        status = check_read(course, &done, err);
+        if (status != CENOTE_OK)
+            break;
+        if (++count <= pair->depth)
+            start_ns = now_ns;
+        else
+            bytes += (uint64_t)done.result;
+        if (now_ns - start_ns >= TRIAL_NS)
+            break;
+        drop_behind(course, done.tag);
+        submit_next(course, pair, done.tag);
     }
     cn_reader_drain(course->reader);
-    *out_rate = end_ns > start_ns ? (double)bytes * 1e9 / (double)(end_ns - start_ns) : 0;
-    return CENOTE_OK;
+    for (uint32_t tag = 0; tag < begun; tag++)
+        drop_behind(course, tag);
+    *out_rate = bytes > 0 ? (double)bytes * 1e9 / (double)(now_ns - start_ns) : 0;
+    return status;
 }
 
 static cenote_status run_trials(struct course *course, cenote_disk_speed *best, cenote_error *err)
@@ -116,10 +145,6 @@ cenote_status cenote_weights_measure_disk(cenote_weights *weights, cenote_pool *
     if (status == CENOTE_OK)
         status = run_trials(&course, &speed, err);
     cn_reader_destroy(course.reader);
-    /* Buffered files leave pages behind; dropping none does no harm. */
-    for (uint32_t i = 0; i < weights->file_count; i++)
-        weights->os->ops->file_drop_cache(weights->os, weights->fds[i], 0,
-                                          weights->files[i].opened.size_bytes);
     cenote_pool_free(pool, buffer);
     if (status == CENOTE_OK)
         *out_speed = speed;

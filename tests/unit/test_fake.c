@@ -277,6 +277,142 @@ static void test_clock(void **state)
     assert_int_equal(rig->os->ops->clock_ns(rig->os) - before_ns, UINT64_C(3600000000000));
 }
 
+/* ---- the disk and its rings ---- */
+
+#define US 1000u
+
+static struct cn_os_ring *ring_of(struct rig *rig)
+{
+    struct cn_os_ring *ring = NULL;
+    struct cn_os_ring_options options = {.depth = 4, .fds = &rig->fd, .fd_count = 1};
+    assert_int_equal(rig->os->ops->ring_open(rig->os, &options, &ring), 0);
+    return ring;
+}
+
+static int enter(struct rig *rig, struct cn_os_ring *ring, uint32_t tag_count, unsigned char *data,
+                 bool wait)
+{
+    struct cn_os_ring_read reads[4];
+    for (uint32_t i = 0; i < tag_count; i++)
+        reads[i] = (struct cn_os_ring_read){.tag = i,
+                                            .offset_bytes = i * 1000,
+                                            .size_bytes = 1000,
+                                            .data = data + (size_t)i * 1000};
+    return rig->os->ops->ring_enter(rig->os, ring, reads, tag_count, wait);
+}
+
+/* The bus carries a read after the other, then each takes the latency; nothing is there before. */
+static void test_ring_times(void **state)
+{
+    struct rig *rig = *state;
+    const struct cn_os_ops *ops = rig->os->ops;
+    struct cn_fake_disk disk = {.latency_ns = 500 * US, .bytes_per_s = 10000000};
+    struct cn_os_ring_done done[4];
+    unsigned char data[4000] = {0};
+    cn_fake_disk_set(rig->fake, &disk); /* 100 us for 1000 bytes */
+    struct cn_os_ring *ring = ring_of(rig);
+    uint64_t start_ns = ops->clock_ns(rig->os);
+    assert_int_equal(enter(rig, ring, 4, data, false), 4);
+    assert_int_equal(cn_fake_books_get(rig->fake).ring_reads, 4);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 0);
+    assert_memory_not_equal(data, content, 1000);
+    assert_int_equal(ops->ring_enter(rig->os, ring, NULL, 0, true), 0);
+    assert_int_equal(ops->clock_ns(rig->os) - start_ns, 600 * US);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 1);
+    assert_int_equal(done[0].tag, 0);
+    assert_int_equal(done[0].result, 1000);
+    assert_memory_equal(data, content, 1000);
+    assert_memory_not_equal(data + 1000, content + 1000, 1000);
+    ops->sleep_ns(rig->os, 200 * US);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 2);
+    assert_int_equal(ops->ring_enter(rig->os, ring, NULL, 0, true), 0);
+    assert_int_equal(ops->clock_ns(rig->os) - start_ns, 900 * US);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 1);
+    assert_memory_equal(data, content, 4000);
+    /* one lane: bus and latency of one read after the other */
+    disk.lanes = 1;
+    cn_fake_disk_set(rig->fake, &disk);
+    start_ns = ops->clock_ns(rig->os);
+    assert_int_equal(enter(rig, ring, 2, data, false), 2);
+    ops->sleep_ns(rig->os, 1200 * US - 1);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 1);
+    ops->sleep_ns(rig->os, 1);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 1);
+    /* a synchronous read takes its time as well */
+    start_ns = ops->clock_ns(rig->os);
+    assert_int_equal(read_at(rig, data, 1000, 0), 1000);
+    assert_int_equal(ops->clock_ns(rig->os) - start_ns, 600 * US);
+    ops->ring_close(rig->os, ring);
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 0);
+}
+
+static void test_ring_faults(void **state)
+{
+    struct rig *rig = *state;
+    const struct cn_os_ops *ops = rig->os->ops;
+    struct cn_os_ring_done done[4];
+    unsigned char data[4000] = {0};
+    struct cn_os_ring *ring = ring_of(rig);
+    uint64_t start_ns = ops->clock_ns(rig->os);
+    cn_fake_fault_add(rig->fake, (struct cn_fake_fault){CN_FAULT_ERROR, 1, 1, EIO});
+    cn_fake_fault_add(rig->fake, (struct cn_fake_fault){CN_FAULT_SHORT, 2, 1, 10});
+    cn_fake_fault_add(rig->fake, (struct cn_fake_fault){CN_FAULT_DELAY, 3, 1, 700});
+    assert_int_equal(enter(rig, ring, 3, data, false), 3);
+    assert_int_equal(ops->clock_ns(rig->os), start_ns);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 2);
+    assert_int_equal(done[0].result, -EIO);
+    assert_int_equal(done[1].result, 10);
+    assert_memory_equal(data + 1000, content + 1000, 10);
+    assert_memory_not_equal(data + 1010, content + 1010, 990);
+    assert_int_equal(ops->ring_enter(rig->os, ring, NULL, 0, true), 0);
+    assert_int_equal(ops->clock_ns(rig->os), start_ns + 700);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 1);
+    cn_fake_fail(rig->fake, CN_FAKE_RING_ENTER, 1, EAGAIN);
+    assert_int_equal(enter(rig, ring, 1, data, true), -EAGAIN);
+    assert_int_equal(cn_fake_books_get(rig->fake).ring_reads, 0);
+    struct cn_fake_disk often = {.interrupt_per_mille = 1000, .latency_ns = 50};
+    cn_fake_disk_set(rig->fake, &often);
+    assert_int_equal(enter(rig, ring, 1, data, true), 1);
+    assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 0);
+    assert_int_equal(ops->ring_enter(rig->os, ring, NULL, 0, true), -EINTR);
+    /* what a caller must not do */
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 0);
+    assert_int_equal(enter(rig, ring, 1, data, false), -EINVAL); /* the tag is under way */
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 1);
+    ops->ring_close(rig->os, ring); /* and so is its read */
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 2);
+    assert_int_equal(cn_fake_books_get(rig->fake).open_rings, 0);
+}
+
+static void test_ring_overtaking(void **state)
+{
+    struct rig *rig = *state;
+    const struct cn_os_ops *ops = rig->os->ops;
+    struct cn_fake_disk disk = {.latency_random_ns = 1000 * US};
+    struct cn_os_ring_done done[4];
+    unsigned char data[4000];
+    unsigned overtaken = 0, cancelled = 0;
+    struct cn_os_ring *ring = ring_of(rig);
+    for (disk.seed = 0; disk.seed < 100; disk.seed++) {
+        cn_fake_disk_set(rig->fake, &disk);
+        assert_int_equal(enter(rig, ring, 2, data, false), 2);
+        if (disk.seed % 2 == 0)
+            ops->ring_cancel(rig->os, ring, (const uint32_t[]){0, 1}, 2);
+        ops->sleep_ns(rig->os, 1000 * US);
+        assert_int_equal(ops->ring_reap(rig->os, ring, done, 4), 2);
+        overtaken += done[0].tag == 1;
+        cancelled += done[0].result == -ECANCELED;
+        assert_true(disk.seed % 2 == 0 || done[0].result == 1000);
+    }
+    assert_true(overtaken > 20 && overtaken < 80);
+    assert_true(cancelled > 10 && cancelled < 50);
+    ops->ring_close(rig->os, ring);
+    cn_fake_fail(rig->fake, CN_FAKE_RING_OPEN, 1, EPERM);
+    struct cn_os_ring_options options = {.depth = 4, .fds = &rig->fd, .fd_count = 1};
+    assert_int_equal(ops->ring_open(rig->os, &options, &ring), -EPERM);
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
 
 int main(void)
@@ -294,6 +430,9 @@ int main(void)
         TEST(test_orders),
         TEST(test_memory),
         TEST(test_clock),
+        TEST(test_ring_times),
+        TEST(test_ring_faults),
+        TEST(test_ring_overtaking),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,6 @@
  * that time, and until then its memory holds rubbish, so that a consumer who comes too early is
  * seen. One seed decides all that is random. */
 #include <errno.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,14 +56,14 @@ uint64_t fake_disk_read_ns(struct cn_fake *fake, uint64_t size_bytes, uint64_t d
             lane = &disk->lane_free_ns[i];
     if (lane != NULL)
         time_ns = later(time_ns, *lane);
-    time_ns += traits->latency_ns + delay_ns;
-    if (traits->latency_random_ns > 0)
-        time_ns += fake_disk_random(fake, traits->latency_random_ns + 1);
     if (traits->bytes_per_s > 0 && size_bytes > 0) {
         double seconds = (double)size_bytes / (double)traits->bytes_per_s;
         time_ns = later(time_ns, disk->bus_free_ns) + (uint64_t)(seconds * NS_PER_S);
         disk->bus_free_ns = time_ns;
     }
+    time_ns += traits->latency_ns + delay_ns;
+    if (traits->latency_random_ns > 0)
+        time_ns += fake_disk_random(fake, traits->latency_random_ns + 1);
     if (lane != NULL)
         *lane = time_ns;
     return time_ns;

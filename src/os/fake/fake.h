@@ -77,8 +77,8 @@ void cn_fake_direct_set(struct cn_fake *fake, enum cn_fake_direct direct);
 
 /* ---- the disk ---- */
 
-/* What reads cost in virtual time. Each waits for a lane, for the head of the disk (the latency),
- * and then for the bus, which carries one read at a time. Reads of a ring complete when the clock
+/* What reads cost in virtual time. Each waits for a lane and for its turn on the bus, which carries
+ * one read at a time, and then takes the latency. Reads of a ring complete when the clock
  * gets there: it moves when somebody sleeps or waits, and waiting costs nothing else. Until then
  * the memory that is read into holds rubbish. Calls of file_pread move the clock to their end. All
  * zero, as at first: reads take no time. */
