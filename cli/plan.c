@@ -242,8 +242,10 @@ int cli_plan(const struct cli_options *options)
         status = qwen_model_open(q.budget, options->path, &q.model, &err);
     if (status == CENOTE_OK)
         status = make_shape(q.model, options, &q.shape, &err);
-    if (status == CENOTE_OK)
+    if (status == CENOTE_OK) {
+        q.shape.read_depth = cli_speed_depth(q.model);
         status = cli_limit_get(options, &limit_bytes, &err);
+    }
     if (status == CENOTE_OK)
         status = qwen_plan_make(q.model, &q.shape, limit_bytes, &q.plan, &err);
     int code = status == CENOTE_OK ? CLI_EXIT_OK : cli_fail(&err);

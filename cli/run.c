@@ -15,6 +15,7 @@
 #include "progress.h"
 #include "report.h"
 #include "signals.h"
+#include "speed.h"
 
 /* What one thread does in a second in the matrix products of prefill: guesses for a laptop, well
  * below the 80 to 100e9 that a Zen 4 server core reaches; only for the note about long waits. */
@@ -128,6 +129,8 @@ static cenote_status run_open(struct run *run, cenote_error *err)
     fill_request(run);
     if (status == CENOTE_OK)
         status = cli_sampling_get(options, run->model, &run->request.sampling, err);
+    if (status == CENOTE_OK)
+        run->request.read_depth = cli_speed_depth(run->model);
     if (status == CENOTE_OK)
         status = qwen_job_create(run->model, &run->request, &run->job, err);
     if (status == CENOTE_OK)

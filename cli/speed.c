@@ -2,10 +2,11 @@
 /* speed.json lies in $XDG_CACHE_HOME/cenote or ~/.cache/cenote:
  *
  *   {"schema": "cenote.speed/1", "host": "name",
- *    "disks": {"254:0": 1.9e9}, "kernels": {"2": [1.8e10, 2.1e10, 2e10]}}
+ *    "disks": {"254:0": [1.9e9, 8]}, "kernels": {"2": [1.8e10, 2.1e10, 2e10]}}
  *
- * Disks by device, kernels by threads (plain, packed, merely reading). A file of another host, of
- * another form or with anything wrong in it counts as none. It is replaced whole, by a rename. */
+ * Disks by device (rate, and how many reads at a time), kernels by threads (plain, packed, merely
+ * reading). A file of another host, of another form or with anything wrong in it counts as none. It
+ * is replaced whole, by a rename. */
 #include "speed.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@
 /* Measuring takes some 180 MiB; on a machine with little more it would push others out. */
 #define SPARE_BYTES_MIN (512ull << 20)
 #define RATE_MAX        1e15
+#define DEPTH_MAX       256
 
 struct keys {
     char host[256];
@@ -102,8 +104,13 @@ static bool rate_of(const json_t *value, double *out_rate)
 
 static bool stored_disk(const json_t *store, const struct keys *keys, qwen_speed *speed)
 {
-    const json_t *disks = json_object_get(store, "disks");
-    return rate_of(json_object_get(disks, keys->disk), &speed->disk_bytes_per_s);
+    const json_t *disk = json_object_get(json_object_get(store, "disks"), keys->disk);
+    json_int_t depth = json_integer_value(json_array_get(disk, 1));
+    if (depth < 1 || depth > DEPTH_MAX ||
+        !rate_of(json_array_get(disk, 0), &speed->disk_bytes_per_s))
+        return false;
+    speed->disk_depth = (uint32_t)depth;
+    return true;
 }
 
 static bool stored_kernels(const json_t *store, const struct keys *keys, qwen_speed *speed)
@@ -116,8 +123,9 @@ static bool stored_kernels(const json_t *store, const struct keys *keys, qwen_sp
 
 static void keep(json_t *store, const struct keys *keys, const qwen_speed *speed)
 {
-    json_object_set_new(json_object_get(store, "disks"), keys->disk,
-                        json_real(speed->disk_bytes_per_s));
+    json_object_set_new(
+        json_object_get(store, "disks"), keys->disk,
+        json_pack("[f, I]", speed->disk_bytes_per_s, (json_int_t)speed->disk_depth));
     json_object_set_new(json_object_get(store, "kernels"), keys->threads,
                         json_pack("[f, f, f]", speed->plain_bytes_per_s, speed->packed_bytes_per_s,
                                   speed->memory_bytes_per_s));
@@ -193,4 +201,15 @@ bool cli_speed_stored(const qwen_model *model, uint32_t thread_count, qwen_speed
     bool stored = stored_disk(store, &keys, out_speed) && stored_kernels(store, &keys, out_speed);
     json_decref(store);
     return stored;
+}
+
+uint32_t cli_speed_depth(const qwen_model *model)
+{
+    struct keys keys;
+    qwen_speed speed;
+    find_keys(model, 0, &keys);
+    json_t *store = load_store(&keys);
+    bool stored = stored_disk(store, &keys, &speed);
+    json_decref(store);
+    return stored ? speed.disk_depth : 0;
 }

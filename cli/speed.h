@@ -16,4 +16,7 @@ CENOTE_MUST_CHECK cenote_status cli_speed_get(qwen_model *model, cenote_budget *
 /* Only what speed.json has; false when something is not there. */
 bool cli_speed_stored(const qwen_model *model, uint32_t thread_count, qwen_speed *out_speed);
 
+/* How many reads at a time the disk under the model wants, by speed.json; 0: not known. */
+uint32_t cli_speed_depth(const qwen_model *model);
+
 #endif

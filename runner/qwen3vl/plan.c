@@ -19,6 +19,7 @@
 
 #define SLOTS_MIN              2u
 #define SLOTS_GOOD             8u
+#define SLOTS_GOOD_MOST        16u
 #define STAGING_BYTES_AIM      (8u << 20)
 #define READERS_MAX            4u
 #define CHUNK_TOKENS_MIN       16u
@@ -201,6 +202,15 @@ static void set_draft(struct choice *choice, uint64_t value)
     choice->draft_rows = (uint32_t)value;
 }
 
+/* As many as the disk wants at a time. */
+static uint32_t slots_good(const struct planner *planner)
+{
+    uint32_t depth = planner->shape->read_depth;
+    if (depth <= SLOTS_GOOD)
+        return SLOTS_GOOD;
+    return depth < SLOTS_GOOD_MOST ? depth : SLOTS_GOOD_MOST;
+}
+
 /* 8 MiB ahead, 3 ms of a quick disk: more would be memory that holds no weights. Small panels take
  * more slots for that, up to an eighth of the longest program. */
 static uint32_t slots_wanted(const struct planner *planner)
@@ -212,7 +222,7 @@ static uint32_t slots_wanted(const struct planner *planner)
     uint64_t slots = aim / max_u64(1, model->panel_bytes_max);
     if (slots > CENOTE_STREAM_SLOTS_MAX)
         slots = CENOTE_STREAM_SLOTS_MAX;
-    return slots > SLOTS_GOOD ? (uint32_t)slots : SLOTS_GOOD;
+    return slots > slots_good(planner) ? (uint32_t)slots : slots_good(planner);
 }
 
 /* As few chunks as fit, of equal size. */
@@ -228,7 +238,8 @@ static struct choice choose(const struct planner *planner, struct choice least, 
 {
     struct choice choice = least;
     choose_chunk(planner, &choice, plan);
-    set_slots(&choice, largest_fit(planner, choice, plan, SLOTS_MIN, SLOTS_GOOD, set_slots));
+    set_slots(&choice,
+              largest_fit(planner, choice, plan, SLOTS_MIN, slots_good(planner), set_slots));
     set_max_tokens(
         &choice, largest_fit(planner, choice, plan, choice.max_tokens, tokens_top, set_max_tokens));
     set_slots(&choice, largest_fit(planner, choice, plan, choice.slot_count, slots_wanted(planner),
@@ -241,7 +252,8 @@ static struct choice choose_session(const struct planner *planner, struct choice
                                     uint64_t context_top, qwen_plan *plan)
 {
     struct choice choice = least;
-    set_slots(&choice, largest_fit(planner, choice, plan, SLOTS_MIN, SLOTS_GOOD, set_slots));
+    set_slots(&choice,
+              largest_fit(planner, choice, plan, SLOTS_MIN, slots_good(planner), set_slots));
     uint64_t limit_bytes = plan->limit_bytes;
     plan->limit_bytes -= (limit_bytes - fill(planner, choice, plan)) / 2;
     set_context(&choice, largest_fit(planner, choice, plan, choice.context_tokens, context_top,

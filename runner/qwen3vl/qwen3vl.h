@@ -86,6 +86,7 @@ typedef struct qwen_request {
     bool unpacked;         /**< resident weights never in 12 bits */
     cenote_io_engine io_engine;
     qwen_draft draft;
+    uint32_t read_depth; /**< panels read ahead, as the disk wants them, 8 to 16; 0: 8 */
 } qwen_request;
 
 typedef struct qwen_job qwen_job;
@@ -118,6 +119,7 @@ typedef struct qwen_shape {
     bool unpacked;         /**< as qwen_request.unpacked */
     qwen_draft draft;
     cenote_io_engine io_engine;
+    uint32_t read_depth; /**< as qwen_request.read_depth */
 } qwen_shape;
 
 void qwen_job_shape(const qwen_job *job, qwen_shape *out_shape);
@@ -190,6 +192,7 @@ void qwen_plan_explain(const qwen_plan *plan, char *text, size_t text_bytes);
 /** Rates of a machine, in bytes of weights a second, counted as in the files. */
 typedef struct qwen_speed {
     double disk_bytes_per_s;   /**< of reads as a stream makes them */
+    uint32_t disk_depth;       /**< so many at a time were the fastest */
     double plain_bytes_per_s;  /**< kernels of decoding on bf16 in memory */
     double packed_bytes_per_s; /**< the same held in 12 bits */
     double memory_bytes_per_s; /**< the same threads merely reading bf16 from memory */

@@ -173,8 +173,10 @@ cenote_status qwen_speed_measure_disk(qwen_model *model, qwen_speed *speed, ceno
     if (status != CENOTE_OK)
         return status;
     status = cenote_weights_measure_disk(model->weights, pool, &disk, err);
-    if (status == CENOTE_OK)
+    if (status == CENOTE_OK) {
         speed->disk_bytes_per_s = disk.bytes_per_s;
+        speed->disk_depth = disk.depth;
+    }
     cenote_pool_destroy(pool);
     return status;
 }

@@ -36,10 +36,11 @@ fi
 [ "$(find cache -type f | wc -l)" = 1 ] || fail "a temporary file was left behind"
 
 # What was kept is used: rates that no machine has, for this host and these threads.
-sed -E 's/("[0-9]+:[0-9]+": *)[0-9.e+-]+/\11000/' $store >edited
+tr -d '\n' <$store | sed -E 's/("[0-9]+:[0-9]+": *\[ *)[0-9.e+-]+, *[0-9]+/\11000, 12/' >edited
 cp edited $store
 plan
 is forecast.disk_bytes_per_s 1000
+is io.slots 12
 plan --memory 20MiB
 is forecast.bound disk
 plan --measure
