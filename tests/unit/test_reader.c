@@ -5,10 +5,12 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,7 +26,10 @@
 #define BLOCK        ((uint64_t)4096)
 #define BUFFER_BYTES ((size_t)8 << 20)
 
-static char path[] = TEST_SCRATCH_DIR "/reader_XXXXXX";
+/* On two file systems, of which the second keeps its files in memory. */
+static char on_disk[] = TEST_SCRATCH_DIR "/reader_XXXXXX";
+static char in_memory[] = "/dev/shm/cenote_reader_XXXXXX";
+static const char *path = on_disk;
 static char *buffers;
 
 /* ---- a reader over one file ---- */
@@ -54,7 +59,7 @@ static bool rig_open(struct rig *rig, struct cn_os *os, struct way way, uint32_t
     rig->os = os;
     int rc = os->ops->file_open(os, path, way.open_flags, &rig->fd);
     if (rc == -EINVAL && way.open_flags == CN_OS_OPEN_DIRECT) {
-        print_message("no O_DIRECT under %s\n", TEST_SCRATCH_DIR);
+        print_message("no O_DIRECT for %s\n", path);
         return false;
     }
     assert_int_equal(rc, 0);
@@ -251,6 +256,14 @@ static void test_contract_linux(void **state)
     unsigned fds = test_fd_count(), threads = test_thread_count();
     for (unsigned i = 0; i < WAYS; i++)
         keep_contract(cn_os_linux(), ways[i]);
+    if (access("/dev/shm", W_OK) == 0) {
+        test_pattern_file(in_memory, 0, FILE_BYTES);
+        path = in_memory;
+        for (unsigned i = 0; i < WAYS; i++)
+            keep_contract(cn_os_linux(), ways[i]);
+        path = on_disk;
+        unlink(in_memory);
+    }
     assert_int_equal(test_fd_count(), fds);
     assert_int_equal(test_thread_count(), threads);
 }
@@ -297,6 +310,42 @@ static void test_destroy_under_way(void **state)
     cn_reader_destroy(NULL);
     assert_int_equal(test_fd_count(), fds);
     assert_int_equal(test_thread_count(), threads);
+}
+
+/* ---- signals ---- */
+
+static pthread_t owner;
+static volatile sig_atomic_t rings, elsewhere;
+
+static void on_alarm(int number)
+{
+    (void)number;
+    rings++;
+    elsewhere += !pthread_equal(pthread_self(), owner);
+}
+
+/* A program with a timer: its handler runs on its own thread, waits go on after it. */
+static void test_signals(void **state)
+{
+    (void)state;
+    struct sigaction action = {.sa_handler = on_alarm}, before; /* no SA_RESTART */
+    struct itimerval often = {{0, 500}, {0, 500}}, never = {{0, 0}, {0, 0}};
+    owner = pthread_self();
+    assert_int_equal(sigaction(SIGALRM, &action, &before), 0);
+    for (unsigned i = 0; i < WAYS; i++) {
+        struct rig rig;
+        if (!rig_open(&rig, cn_os_linux(), ways[i], 4))
+            continue;
+        rings = 0;
+        assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+        for (unsigned round = 0; round < 2000 && rings < 50; round++)
+            many(&rig, 4);
+        assert_int_equal(setitimer(ITIMER_REAL, &never, NULL), 0);
+        assert_true(rings >= 50);
+        rig_close(&rig);
+    }
+    assert_int_equal(elsewhere, 0);
+    assert_int_equal(sigaction(SIGALRM, &before, NULL), 0);
 }
 
 /* ---- options and engines ---- */
@@ -552,7 +601,7 @@ static int group_up(void **state)
     pthread_t thread; /* so that a sanitizer's own thread is there already, and counted */
     if (pthread_create(&thread, NULL, nothing, NULL) != 0 || pthread_join(thread, NULL) != 0)
         return -1;
-    test_pattern_file(path, 0, FILE_BYTES);
+    test_pattern_file(on_disk, 0, FILE_BYTES);
     return posix_memalign((void **)&buffers, BLOCK, BUFFER_BYTES);
 }
 
@@ -560,7 +609,7 @@ static int group_down(void **state)
 {
     (void)state;
     free(buffers);
-    return unlink(path);
+    return unlink(on_disk);
 }
 
 int main(void)
@@ -570,6 +619,7 @@ int main(void)
         cmocka_unit_test(test_contract_linux),
         cmocka_unit_test(test_contract_fake),
         cmocka_unit_test(test_destroy_under_way),
+        cmocka_unit_test(test_signals),
         cmocka_unit_test(test_options),
         cmocka_unit_test(test_ring_refused),
         cmocka_unit_test(test_interruptions),

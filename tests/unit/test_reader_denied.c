@@ -252,6 +252,14 @@ static enum child refused_stays_refused(void)
     return HELD;
 }
 
+/* Rings that answer no question about themselves are not trusted with reads. */
+static enum child nothing_registered(void)
+{
+    if (!deny(SYS_io_uring_register, ENOSYS))
+        return NOT_HERE;
+    return expect_reader(CN_READER_AUTO, FILE_BYTES, "pread", false);
+}
+
 /* ---- the tests ---- */
 
 static void in_child(enum child (*body)(void), const char *missing)
@@ -307,6 +315,12 @@ static void test_seccomp(void **state)
     in_child(filtered_eperm, "no seccomp filters here");
 }
 
+static void test_nothing_registered(void **state)
+{
+    (void)state;
+    in_child(nothing_registered, "no seccomp filters here");
+}
+
 static void test_nothing_entered(void **state)
 {
     (void)state;
@@ -335,9 +349,10 @@ static int group_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memlock_64_kib),  cmocka_unit_test(test_memlock_8_mib),
-        cmocka_unit_test(test_memlock_none),    cmocka_unit_test(test_seccomp),
-        cmocka_unit_test(test_nothing_entered), cmocka_unit_test(test_refused_stays_refused),
+        cmocka_unit_test(test_memlock_64_kib),        cmocka_unit_test(test_memlock_8_mib),
+        cmocka_unit_test(test_memlock_none),          cmocka_unit_test(test_seccomp),
+        cmocka_unit_test(test_nothing_registered),    cmocka_unit_test(test_nothing_entered),
+        cmocka_unit_test(test_refused_stays_refused),
     };
     return cmocka_run_group_tests(tests, group_up, group_down);
 }
