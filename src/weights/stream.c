@@ -223,12 +223,14 @@ static void read_ahead(struct cenote_stream *s)
     }
 }
 
-/* Takes what reads have come to; waits for one first if told to. */
-static void collect(struct cenote_stream *s, bool wait)
+/* Takes what reads have come to; waits for one first if told to. @return whether any had. */
+static bool collect(struct cenote_stream *s, bool wait)
 {
     struct cenote_weights *w = s->weights;
     struct cn_reader_result done;
+    bool any = false;
     for (; cn_reader_next(s->reader, wait, &done); wait = false) {
+        any = true;
         struct slot *slot = &s->slots[done.tag];
         uint32_t file = w->table.tensors[slot->panel.tensor_index].file_index;
         struct cn_file_span span = span_of(s, &slot->panel);
@@ -243,6 +245,16 @@ static void collect(struct cenote_stream *s, bool wait)
             s->error = err;
         s->failed = true;
     }
+    return any;
+}
+
+/* Gives the disk all that it may have. Reads that have come make room for others, also where there
+ * are more slots than reads may be under way. */
+static void keep_reading(struct cenote_stream *s)
+{
+    do
+        read_ahead(s);
+    while (collect(s, false)); /* it hands the reads to the kernel: they begin now */
 }
 
 /* ---- create, destroy ---- */
@@ -461,8 +473,7 @@ cenote_status cenote_stream_start(cenote_stream *stream, const cenote_stream_ite
     s->visit_count = visits;
     enter_matrix(s, 0);
     s->cursor = s->taking;
-    read_ahead(s);
-    collect(s, false); /* hands the reads to the kernel: they begin now */
+    keep_reading(s);
     return CENOTE_OK;
 }
 
@@ -546,8 +557,7 @@ cenote_status cenote_stream_next(cenote_stream *stream, cenote_panel *out_panel,
     if (s->taking.visit >= s->visit_count)
         return cenote_error_set(err, CENOTE_E_NOTFOUND, "the program is over");
     for (;;) {
-        read_ahead(s);
-        collect(s, false);
+        keep_reading(s);
         if (take_read(s, &panel) || take_resident(s, &panel))
             break;
         cenote_status status = wait_for_read(s, err);
