@@ -339,6 +339,8 @@ void cenote_stream_destroy(cenote_stream *stream)
 {
     if (stream == NULL)
         return;
+    if (stream->reader != NULL)
+        cenote_stream_stop(stream); /* what it put into the resident set is of use to the next */
     cn_reader_destroy(stream->reader);
     cenote_pool_free(stream->pool, stream->block);
 }
