@@ -65,6 +65,14 @@ static void queue_push(struct ring_reader *r, uint32_t index)
     r->queue[r->queue_count++] = r->requests[index].read;
 }
 
+/* What was interrupted is needed sooner than what was never begun. */
+static void queue_push_front(struct ring_reader *r, uint32_t index)
+{
+    memmove(r->queue + 1, r->queue, r->queue_count++ * sizeof r->queue[0]);
+    r->requests[index].place = QUEUED;
+    r->queue[0] = r->requests[index].read;
+}
+
 static void queue_drop_front(struct ring_reader *r, uint32_t count)
 {
     r->queue_count -= count;
@@ -87,7 +95,7 @@ static void request_complete(struct ring_reader *r, struct cn_os_ring_done done)
     if (reader_interrupted(done.result) && request->tries < READER_TRIES_MAX) {
         request->tries++;
         request->read.patient = true;
-        queue_push(r, done.tag);
+        queue_push_front(r, done.tag);
         return;
     }
     request_end(r, done.tag, done.result);
