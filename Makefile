@@ -8,7 +8,7 @@ RELEASE = build/release
 # A user's compiler may know warnings that ours does not, so only the tests take them for errors.
 
 # Debian and Ubuntu names. Only what a build needs; tests and fuzzing add theirs.
-DEPS_BUILD = gcc libc6-dev cmake ninja-build pkg-config libyajl-dev libjansson-dev libutf8proc-dev \
+DEPS_BUILD = gcc libc6-dev cmake ninja-build pkg-config libyajl-dev libjansson-dev libutf8proc-dev libxxhash-dev \
              libpng-dev libjpeg-dev liburing-dev
 DEPS_TEST  = $(DEPS_BUILD) g++ libcmocka-dev gcovr
 DEPS_BENCH = $(DEPS_BUILD) libopenblas0 libxsmm-dev
