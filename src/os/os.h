@@ -68,6 +68,22 @@ struct cn_os_ops {
     int64_t (*file_pread)(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset);
     void (*file_drop_cache)(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
 
+    /* Files that are made. file_create refuses a path that is there (-EEXIST), and locks what it
+     * made for as long as it is open, so that others can tell a file in the making from one that
+     * was abandoned; pwrite may write fewer bytes than asked for. file_remove_abandoned removes
+     * unless it is locked (-EBUSY). directory_free: what an unprivileged user may still write.
+     * path_resolve: absolute, without links; for paths that exist. */
+    int (*file_create)(struct cn_os *os, const char *path, int *out_fd);
+    int64_t (*file_pwrite)(struct cn_os *os, int fd, const void *data, size_t size_bytes,
+                           uint64_t offset);
+    int (*file_sync)(struct cn_os *os, int fd);
+    int (*file_rename)(struct cn_os *os, const char *from, const char *to);
+    int (*file_remove)(struct cn_os *os, const char *path);
+    int (*file_remove_abandoned)(struct cn_os *os, const char *path);
+    int (*directory_sync)(struct cn_os *os, const char *path);
+    int (*directory_free)(struct cn_os *os, const char *path, uint64_t *out_bytes);
+    int (*path_resolve)(struct cn_os *os, const char *path, char *out, size_t out_bytes);
+
     /* rings. ring_open's errors: -ENOSYS, -EPERM, -EACCES where the kernel or a filter has none,
      * -ENOMEM, -EMFILE; anything else means as much: do without.
      * ring_register pins a region, so that reads into it need not look up its pages (they become

@@ -38,6 +38,15 @@ struct cn_fake *cn_fake_create(void)
         .file_stat = fake_file_stat,
         .file_pread = fake_file_pread,
         .file_drop_cache = fake_file_drop_cache,
+        .file_create = fake_file_create,
+        .file_pwrite = fake_file_pwrite,
+        .file_sync = fake_file_sync,
+        .file_rename = fake_file_rename,
+        .file_remove = fake_file_remove,
+        .file_remove_abandoned = fake_file_remove_abandoned,
+        .directory_sync = fake_directory_sync,
+        .directory_free = fake_directory_free,
+        .path_resolve = fake_path_resolve,
         .ring_open = fake_ring_open,
         .ring_register = fake_ring_register,
         .ring_enter = fake_ring_enter,
@@ -53,6 +62,7 @@ struct cn_fake *cn_fake_create(void)
         return NULL;
     fake->os.ops = &ops;
     atomic_init(&fake->clock_ns, 1000000000u); /* 0 would hide a forgotten initialisation */
+    fake->free_bytes = UINT64_MAX;
     pthread_mutex_init(&fake->lock, NULL);
     return fake;
 }

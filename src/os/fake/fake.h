@@ -34,6 +34,11 @@ enum cn_fake_call {
     CN_FAKE_STAT,
     CN_FAKE_READ,
     CN_FAKE_LIST,
+    CN_FAKE_CREATE,
+    CN_FAKE_WRITE,
+    CN_FAKE_SYNC, /* of a file or a folder */
+    CN_FAKE_RENAME,
+    CN_FAKE_REMOVE,
     CN_FAKE_RING_OPEN,
     CN_FAKE_RING_REGISTER,
     CN_FAKE_RING_ENTER, /* takes nothing then, and does not wait */
@@ -74,6 +79,10 @@ void cn_fake_faults_clear(struct cn_fake *fake);
 enum cn_fake_direct { CN_FAKE_DIRECT_WORKS, CN_FAKE_DIRECT_FAILS_OPEN, CN_FAKE_DIRECT_FAILS_READ };
 /* How O_DIRECT is refused, if at all: EINVAL at open, or at each read. */
 void cn_fake_direct_set(struct cn_fake *fake, enum cn_fake_direct direct);
+
+/* Writes take at most @p most_bytes at a time (0: no limit), and folders say that they have at most
+ * @p free_bytes left (UINT64_MAX at first). What is written goes to real files. */
+void cn_fake_write_set(struct cn_fake *fake, uint64_t most_bytes, uint64_t free_bytes);
 
 /* ---- the disk ---- */
 

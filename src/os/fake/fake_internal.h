@@ -63,6 +63,8 @@ struct cn_fake {
     struct cn_fake_fault faults[FAULTS_MAX]; /* at_read: the absolute number */
     unsigned file_count, fault_count;
     enum cn_fake_direct direct;
+    uint64_t write_most_bytes; /* of one pwrite; 0: no limit */
+    uint64_t free_bytes;       /* of any folder, at most */
     struct fake_disk disk;
     struct cn_fake_books books;
 };
@@ -118,5 +120,21 @@ int fake_file_stat(struct cn_os *os, int fd, struct cn_os_file_stat *out_stat);
 int64_t fake_file_pread(struct cn_os *os, int fd, void *data, size_t size_bytes, uint64_t offset);
 void fake_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
 int fake_directory_each(struct cn_os *os, const char *path, cn_os_name_fn visit, void *context);
+
+/* A descriptor for a real file; takes it over unless it fails. Locked. */
+int fake_open_real(struct cn_fake *fake, const char *path, int real_fd, int *out_fd);
+/* -1 for added bytes and for what is not open. Locked. */
+int fake_real_fd(struct cn_fake *fake, int fd);
+
+int fake_file_create(struct cn_os *os, const char *path, int *out_fd);
+int64_t fake_file_pwrite(struct cn_os *os, int fd, const void *data, size_t size_bytes,
+                         uint64_t offset);
+int fake_file_sync(struct cn_os *os, int fd);
+int fake_file_rename(struct cn_os *os, const char *from, const char *to);
+int fake_file_remove(struct cn_os *os, const char *path);
+int fake_file_remove_abandoned(struct cn_os *os, const char *path);
+int fake_directory_sync(struct cn_os *os, const char *path);
+int fake_directory_free(struct cn_os *os, const char *path, uint64_t *out_bytes);
+int fake_path_resolve(struct cn_os *os, const char *path, char *out, size_t out_bytes);
 
 #endif

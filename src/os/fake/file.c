@@ -91,6 +91,40 @@ static struct fake_open *open_of(struct cn_fake *fake, int fd)
     return &fake->opens[index];
 }
 
+/* A place among the open ones; OPENS_MAX when all are taken. Locked. */
+static unsigned free_place(const struct cn_fake *fake)
+{
+    unsigned index = 0;
+    while (index < OPENS_MAX && fake->opens[index].used)
+        index++;
+    return index;
+}
+
+static int place_take(struct cn_fake *fake, unsigned index, struct fake_open open)
+{
+    fake->opens[index] = open;
+    fake->books.open_files++;
+    return CN_FAKE_FD_FIRST + (int)index;
+}
+
+int fake_open_real(struct cn_fake *fake, const char *path, int real_fd, int *out_fd)
+{
+    unsigned index = free_place(fake);
+    if (index == OPENS_MAX)
+        return -EMFILE;
+    struct fake_file *file = file_find_or_new(fake, path);
+    if (file == NULL)
+        return -ENOMEM;
+    *out_fd = place_take(fake, index, (struct fake_open){true, false, file, real_fd});
+    return 0;
+}
+
+int fake_real_fd(struct cn_fake *fake, int fd)
+{
+    const struct fake_open *open = open_of(fake, fd);
+    return open != NULL ? open->real_fd : -1;
+}
+
 static int open_locked(struct cn_fake *fake, const char *path, int flags, int *out_fd)
 {
     bool direct = flags & CN_OS_OPEN_DIRECT;
@@ -99,9 +133,7 @@ static int open_locked(struct cn_fake *fake, const char *path, int flags, int *o
         return -error;
     if (direct && fake->direct == CN_FAKE_DIRECT_FAILS_OPEN)
         return -EINVAL;
-    unsigned index = 0;
-    while (index < OPENS_MAX && fake->opens[index].used)
-        index++;
+    unsigned index = free_place(fake);
     if (index == OPENS_MAX)
         return -EMFILE;
     struct fake_file *file = file_find(fake, path);
@@ -117,9 +149,7 @@ static int open_locked(struct cn_fake *fake, const char *path, int flags, int *o
             return -ENOMEM;
         }
     }
-    fake->opens[index] = (struct fake_open){true, direct, file, real_fd};
-    fake->books.open_files++;
-    *out_fd = CN_FAKE_FD_FIRST + (int)index;
+    *out_fd = place_take(fake, index, (struct fake_open){true, direct, file, real_fd});
     return 0;
 }
 

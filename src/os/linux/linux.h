@@ -18,6 +18,17 @@ int64_t cn_linux_file_pread(struct cn_os *os, int fd, void *data, size_t size_by
 void cn_linux_file_drop_cache(struct cn_os *os, int fd, uint64_t offset, uint64_t size_bytes);
 int cn_linux_directory_each(struct cn_os *os, const char *path, cn_os_name_fn visit, void *context);
 
+int cn_linux_file_create(struct cn_os *os, const char *path, int *out_fd);
+int64_t cn_linux_file_pwrite(struct cn_os *os, int fd, const void *data, size_t size_bytes,
+                             uint64_t offset);
+int cn_linux_file_sync(struct cn_os *os, int fd);
+int cn_linux_file_rename(struct cn_os *os, const char *from, const char *to);
+int cn_linux_file_remove(struct cn_os *os, const char *path);
+int cn_linux_file_remove_abandoned(struct cn_os *os, const char *path);
+int cn_linux_directory_sync(struct cn_os *os, const char *path);
+int cn_linux_directory_free(struct cn_os *os, const char *path, uint64_t *out_bytes);
+int cn_linux_path_resolve(struct cn_os *os, const char *path, char *out, size_t out_bytes);
+
 int cn_linux_ring_open(struct cn_os *os, const struct cn_os_ring_options *options,
                        struct cn_os_ring **out_ring);
 int cn_linux_ring_register(struct cn_os *os, struct cn_os_ring *ring, void *base,
