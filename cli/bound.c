@@ -11,6 +11,7 @@
 
 /* Waiting less than this share of the time is the beginning and chance. */
 #define WAITING_SHARE 0.1
+#define SAVING_WORTH  0.05
 
 const char *cli_bound_text(qwen_bound bound)
 {
@@ -38,7 +39,13 @@ const char *cli_bound_knob(qwen_bound bound, const qwen_plan *plan, char text[16
     char size[CLI_BYTES_TEXT];
     uint32_t cpus = cenote_cpu_count();
     text[0] = '\0';
-    if (bound == QWEN_BOUND_DISK)
+    double saved = 1 - (double)plan->packed_bytes_per_token / (double)plan->bytes_per_token;
+    if (bound == QWEN_BOUND_DISK && saved > SAVING_WORTH)
+        snprintf(text, 160,
+                 "with --memory %s no weights would be read, from a packed copy (cenote pack) %.0f "
+                 "%% less",
+                 cli_memory_text(plan->whole_bytes, size), 100 * saved);
+    else if (bound == QWEN_BOUND_DISK)
         snprintf(text, 160, "with --memory %s no weights would be read",
                  cli_memory_text(plan->whole_bytes, size));
     else if (plan->thread_count < cpus)

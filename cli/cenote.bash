@@ -7,8 +7,8 @@ _cenote()
         return
     fi
     case ${COMP_WORDS[1]} in
-    run) options='--image --prompt --system --memory --max-tokens --max-image-tokens --threads --sample --temperature --top-k --top-p --repetition-penalty --seed --raw-prompt --parse-special --kv-type --unpacked --draft --io --json --logits --quiet --help' ;;
-    plan) options='--memory --image --prompt-tokens --max-tokens --max-image-tokens --threads --kv-type --unpacked --sweep --measure --json --quiet --help' ;;
+    run) options='--image --prompt --system --memory --max-tokens --max-image-tokens --threads --sample --temperature --top-k --top-p --repetition-penalty --seed --raw-prompt --parse-special --kv-type --unpacked --cache --draft --io --json --logits --quiet --help' ;;
+    plan) options='--memory --image --prompt-tokens --max-tokens --max-image-tokens --threads --kv-type --unpacked --cache --sweep --measure --json --quiet --help' ;;
     inspect) options='--json --quiet --help' ;;
     demo) options='--memory --threads --quiet --help' ;;
     esac

@@ -55,6 +55,7 @@ struct cli_options {
     bool measure;
     cenote_io_engine io_engine;
     qwen_draft draft;
+    const char *cache_directory;
     cenote_dtype kv_dtype;
     const char *logits_path;
     bool raw_prompt;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "bound.h"
+#include "cache.h"
 #include "report.h"
 #include "speed.h"
 #include "sweep.h"
@@ -13,6 +14,7 @@
 struct question {
     cenote_budget *budget;
     qwen_model *model;
+    cenote_pack *pack; /* of --cache */
     qwen_shape shape;
     qwen_plan plan;
     qwen_speed speed;
@@ -71,8 +73,10 @@ static json_t *plan_json(const struct cli_options *options, const qwen_shape *sh
                          const qwen_plan *plan)
 {
     json_t *io =
-        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "weight_bytes_per_token",
-                  cli_json_count(plan->weight_bytes_per_token), "bytes_read_per_token",
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "weight_bytes_per_token",
+                  cli_json_count(plan->weight_bytes_per_token), "streamed_bytes_per_token",
+                  cli_json_count(plan->streamed_bytes_per_token), "packed_bytes_per_token",
+                  cli_json_count(plan->packed_bytes_per_token), "bytes_read_per_token",
                   cli_json_count(plan->bytes_per_token), "bytes_read_before_first_token",
                   cli_json_count(plan->bytes_prefill), "prefill_weight_passes",
                   cli_json_count(plan->prefill_weight_passes), "prefill_chunk_tokens",
@@ -244,8 +248,11 @@ int cli_plan(const struct cli_options *options)
         status = make_shape(q.model, options, &q.shape, &err);
     if (status == CENOTE_OK) {
         q.shape.read_depth = cli_speed_depth(q.model);
-        status = cli_limit_get(options, &limit_bytes, &err);
+        status = cli_cache_open(options, q.model, q.budget, &q.pack, &err);
+        q.shape.pack = q.pack;
     }
+    if (status == CENOTE_OK)
+        status = cli_limit_get(options, &limit_bytes, &err);
     if (status == CENOTE_OK)
         status = qwen_plan_make(q.model, &q.shape, limit_bytes, &q.plan, &err);
     int code = status == CENOTE_OK ? CLI_EXIT_OK : cli_fail(&err);
@@ -255,6 +262,7 @@ int cli_plan(const struct cli_options *options)
             qwen_plan_forecast(&q.plan, &q.speed, &q.forecast);
         code = report(options, &q);
     }
+    cenote_pack_close(q.pack);
     qwen_model_close(q.model);
     cenote_budget_destroy(q.budget);
     return code;

@@ -69,6 +69,15 @@ static void compose(const struct cli_progress *progress, uint64_t done, uint64_t
              cli_memory_text(progress->limit_bytes, limit));
 }
 
+void cli_progress_line(struct cli_progress *progress, const char *line)
+{
+    if (!progress->on)
+        return;
+    fprintf(stderr, CLEAR_LINE "%.*s", terminal_width() - 1, line);
+    fflush(stderr);
+    progress->shown = true;
+}
+
 void cli_progress_show(struct cli_progress *progress, qwen_phase phase, uint64_t done,
                        uint64_t total)
 {
@@ -80,9 +89,7 @@ void cli_progress_show(struct cli_progress *progress, qwen_phase phase, uint64_t
         return;
     char line[256];
     compose(progress, done, total, line, sizeof line);
-    fprintf(stderr, CLEAR_LINE "%.*s", terminal_width() - 1, line);
-    fflush(stderr);
-    progress->shown = true;
+    cli_progress_line(progress, line);
 }
 
 void cli_progress_clear(struct cli_progress *progress)

@@ -22,6 +22,8 @@ void cli_progress_init(struct cli_progress *progress, const qwen_model *model, u
                        bool quiet);
 void cli_progress_show(struct cli_progress *progress, qwen_phase phase, uint64_t done,
                        uint64_t total);
+/* Draws any other line in its place. */
+void cli_progress_line(struct cli_progress *progress, const char *line);
 /* Takes the line away; before any other output and at the end. */
 void cli_progress_clear(struct cli_progress *progress);
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "bound.h"
+#include "cache.h"
 #include "json.h"
 #include "npy.h"
 #include "progress.h"
@@ -31,6 +32,7 @@ struct run {
     qwen_request request; /* the job points into it */
     cenote_budget *budget;
     qwen_model *model;
+    cenote_pack *pack; /* of --cache; the job reads from it */
     qwen_job *job;
     qwen_shape shape;
     qwen_plan plan;
@@ -129,8 +131,11 @@ static cenote_status run_open(struct run *run, cenote_error *err)
     fill_request(run);
     if (status == CENOTE_OK)
         status = cli_sampling_get(options, run->model, &run->request.sampling, err);
-    if (status == CENOTE_OK)
+    if (status == CENOTE_OK) {
         run->request.read_depth = cli_speed_depth(run->model);
+        status = cli_cache_open(options, run->model, run->budget, &run->pack, err);
+        run->request.pack = run->pack;
+    }
     if (status == CENOTE_OK)
         status = qwen_job_create(run->model, &run->request, &run->job, err);
     if (status == CENOTE_OK)
@@ -328,6 +333,7 @@ static void run_fini(struct run *run)
 {
     cli_signals_job(NULL);
     qwen_job_destroy(run->job);
+    cenote_pack_close(run->pack);
     qwen_model_close(run->model);
     cenote_budget_destroy(run->budget);
     cli_npy_destroy(run->npy);

@@ -141,6 +141,7 @@ typedef struct cenote_weights_stats {
     uint64_t wait_ns;       /**< time that consumers of streams waited for a panel */
     uint64_t wait_start_ns; /**< of that: for the first panel after a start, when nothing could have
                                  been read ahead */
+    uint64_t pack_failures; /**< panels of a packed copy that were bad and read from the original */
     bool direct;            /**< every file is read with O_DIRECT */
     const char *engine;     /**< of the last stream made: "io_uring" or "pread"; "pread" before */
 } cenote_weights_stats;
@@ -156,8 +157,10 @@ typedef struct cenote_disk_speed {
 /** Reads parts of the checkpoint for about a second, past the page cache where that works, to learn
  *  how fast they come. Takes 32 MiB of @p pool meanwhile. bytes_per_s is 0 for files smaller than a
  *  chunk. Errors: CENOTE_E_IO, CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
-CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_measure_disk(
-    cenote_weights *weights, cenote_pool *pool, cenote_disk_speed *out_speed, cenote_error *err);
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_measure_disk(cenote_weights *weights,
+                                                                       cenote_pool *pool,
+                                                                       cenote_disk_speed *out_speed,
+                                                                       cenote_error *err);
 
 /* ---- panels ---- */
 
@@ -186,19 +189,25 @@ typedef struct cenote_resident cenote_resident;
 CENOTE_API uint64_t cenote_resident_overhead_bytes(const cenote_weights *weights,
                                                    const cenote_stream_item *items,
                                                    uint32_t item_count);
-/** What cenote_resident_resize() must be given for all panels to be held in @p encoding. */
+/** A packed copy of a checkpoint's matrices, see cenote/pack.h. */
+struct cenote_pack;
+
+/** What cenote_resident_resize() must be given for all panels to be held in @p encoding; @p pack as
+ *  for create. */
 CENOTE_API uint64_t cenote_resident_whole_bytes(const cenote_weights *weights,
                                                 const cenote_stream_item *items,
-                                                uint32_t item_count, cenote_encoding encoding);
+                                                uint32_t item_count, cenote_encoding encoding,
+                                                const struct cenote_pack *pack);
 
 /** An empty set over the matrices of @p items (each named once). bf16 matrices are held in
- *  @p encoding, others as they are in the file. Address space only; nothing is committed but the
- *  books, which @p budget is charged for.
- *  Errors: CENOTE_E_INVAL (a bad item, a tensor named twice), CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
-CENOTE_MUST_CHECK CENOTE_API cenote_status
-cenote_resident_create(cenote_weights *weights, cenote_budget *budget,
-                       const cenote_stream_item *items, uint32_t item_count,
-                       cenote_encoding encoding, cenote_resident **out_resident, cenote_error *err);
+ *  @p encoding, others as they are in the file; with @p pack (NULL: none) just those panels that
+ * are packed there, in places of their size, for a stream that reads them from it. Address space
+ * only; nothing is committed but the books, which @p budget is charged for. Errors: CENOTE_E_INVAL
+ * (a bad item, a tensor named twice), CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_resident_create(
+    cenote_weights *weights, cenote_budget *budget, const cenote_stream_item *items,
+    uint32_t item_count, cenote_encoding encoding, const struct cenote_pack *pack,
+    cenote_resident **out_resident, cenote_error *err);
 /** The stream that uses it must be gone. NULL is fine. */
 CENOTE_API void cenote_resident_destroy(cenote_resident *resident);
 
@@ -238,13 +247,15 @@ typedef struct cenote_stream_options {
     uint32_t slot_count;      /**< panels read ahead, 2..CENOTE_STREAM_SLOTS_MAX */
     uint32_t depth;           /**< most reads under way; 0 means slot_count or 16, the less */
     cenote_io_engine engine;
-    cenote_resident *resident; /**< NULL: everything is read every time */
+    cenote_resident *resident;      /**< NULL: everything is read every time */
+    const struct cenote_pack *pack; /**< read instead of the checkpoint where it has the panel (see
+                                         cenote/pack.h); NULL: none */
 } cenote_stream_options;
 #define CENOTE_STREAM_SLOTS_MAX       256u
 #define CENOTE_STREAM_OPTIONS_VERSION 2u
 #define CENOTE_STREAM_OPTIONS_INIT                                                                 \
     {                                                                                              \
-        CENOTE_STREAM_OPTIONS_VERSION, 0, 0, 0, CENOTE_ENGINE_AUTO, NULL                           \
+        CENOTE_STREAM_OPTIONS_VERSION, 0, 0, 0, CENOTE_ENGINE_AUTO, NULL, NULL                     \
     }
 
 /** Bytes of the ring: what create takes from the pool. A slot is one panel plus room for the file

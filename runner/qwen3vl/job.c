@@ -190,6 +190,7 @@ static cenote_status fill_job(qwen_job *job, const qwen_job_past *past, cenote_e
     job->shape.io_engine = request->io_engine;
     job->shape.draft = request->draft;
     job->shape.read_depth = request->read_depth;
+    job->shape.pack = request->pack;
     return status;
 }
 

@@ -376,9 +376,9 @@ static void make_programs(qwen_model *model)
     qwen_vision_program(model, model->vision_items);
     qwen_text_program(model, model->text_items);
     model->whole_plain_bytes = cenote_resident_whole_bytes(
-        model->weights, model->text_items, model->text_item_count, CENOTE_ENCODING_PLAIN);
+        model->weights, model->text_items, model->text_item_count, CENOTE_ENCODING_PLAIN, NULL);
     model->whole_packed_bytes = cenote_resident_whole_bytes(
-        model->weights, model->text_items, model->text_item_count, CENOTE_ENCODING_BF12);
+        model->weights, model->text_items, model->text_item_count, CENOTE_ENCODING_BF12, NULL);
     model->resident_book_bytes =
         cenote_resident_overhead_bytes(model->weights, model->text_items, model->text_item_count);
 }
@@ -463,6 +463,17 @@ cenote_status qwen_model_sampling(const qwen_model *model, qwen_sampling *out_sa
 const cenote_weights *qwen_model_weights(const qwen_model *model)
 {
     return model->weights;
+}
+
+cenote_weights *qwen_model_weights_mutable(qwen_model *model)
+{
+    return model->weights;
+}
+
+const cenote_stream_item *qwen_model_matrices(const qwen_model *model, uint32_t *out_count)
+{
+    *out_count = model->vision_item_count + model->text_item_count; /* one after the other */
+    return model->vision_items;
 }
 
 uint32_t qwen_model_extra_count(const qwen_model *model)

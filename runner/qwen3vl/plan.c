@@ -50,6 +50,7 @@ struct planner {
     uint64_t patches;
     uint64_t patches_of_largest;
     unsigned threads;
+    uint64_t whole_packed_bytes; /* as model->whole_packed_bytes, or less: of the packed copy */
 };
 
 static uint64_t max_u64(uint64_t a, uint64_t b)
@@ -279,7 +280,7 @@ static void fill_resident(const struct planner *planner, qwen_plan *plan)
     bool packed = !planner->shape->unpacked;
     if (planner->held != NULL) /* a session's rows keep their form */
         packed = planner->held->resident_encoding == CENOTE_ENCODING_BF12;
-    uint64_t whole = packed ? model->whole_packed_bytes : model->whole_plain_bytes;
+    uint64_t whole = packed ? planner->whole_packed_bytes : model->whole_plain_bytes;
     plan->resident_encoding = packed ? CENOTE_ENCODING_BF12 : CENOTE_ENCODING_PLAIN;
     plan->resident_vision_bytes = min_u64(whole, left - max_u64(tower, prompt));
     plan->resident_prefill_bytes = min_u64(whole, left - prompt);
@@ -292,7 +293,7 @@ static bool draft_pays(const struct planner *planner, const qwen_plan *plan)
 {
     const qwen_model *model = planner->model;
     bool packed = plan->resident_encoding == CENOTE_ENCODING_BF12;
-    uint64_t whole = packed ? model->whole_packed_bytes : model->whole_plain_bytes;
+    uint64_t whole = packed ? planner->whole_packed_bytes : model->whole_plain_bytes;
     if (planner->shape->draft != QWEN_DRAFT_AUTO)
         return planner->shape->draft == QWEN_DRAFT_LOOKUP;
     return whole - plan->resident_bytes > whole / DRAFT_SHARE;
@@ -311,11 +312,12 @@ static void fill_rest(const struct planner *planner, struct choice choice, qwen_
 }
 
 /* Bytes of weights that @p resident_bytes stand for. */
-static uint64_t resident_weights(const qwen_model *model, const qwen_plan *plan,
+static uint64_t resident_weights(const struct planner *planner, const qwen_plan *plan,
                                  uint64_t resident_bytes)
 {
+    const qwen_model *model = planner->model;
     bool packed = plan->resident_encoding == CENOTE_ENCODING_BF12;
-    uint64_t whole = packed ? model->whole_packed_bytes : model->whole_plain_bytes;
+    uint64_t whole = packed ? planner->whole_packed_bytes : model->whole_plain_bytes;
     double share = whole > 0 ? (double)resident_bytes / (double)whole : 0;
     return (uint64_t)(share * (double)(model->layers_weight_bytes + model->head_weight_bytes));
 }
@@ -327,6 +329,17 @@ static uint64_t linear_work(const qwen_model *model, uint64_t weight_bytes)
     return weight_bytes / cenote_dtype_bytes(model->head.dtype);
 }
 
+/* Of streamed weights, the share that is read. */
+static double read_share(const qwen_shape *shape)
+{
+    if (qwen_shape_pack(shape) == NULL)
+        return 1;
+    cenote_pack_info info;
+    cenote_pack_info_get(shape->pack, &info);
+    double weights = (double)(info.packed_weight_bytes + info.plain_weight_bytes);
+    return weights > 0 ? (double)(info.packed_bytes + info.plain_weight_bytes) / weights : 1;
+}
+
 static void fill_costs(const struct planner *planner, qwen_plan *plan)
 {
     const qwen_model *model = planner->model;
@@ -335,14 +348,21 @@ static void fill_costs(const struct planner *planner, qwen_plan *plan)
     const qwen_text_config *text = &model->config.text;
     uint64_t embed_row = text->hidden * cenote_dtype_bytes(model->embed_dtype);
     plan->weight_bytes_per_token = qwen_model_bytes_per_token(model);
-    plan->bytes_per_token =
-        plan->weight_bytes_per_token - resident_weights(model, plan, plan->resident_bytes);
+    double share = read_share(shape);
+    plan->streamed_bytes_per_token =
+        plan->weight_bytes_per_token - resident_weights(planner, plan, plan->resident_bytes);
+    plan->bytes_per_token = (uint64_t)(share * (double)plan->streamed_bytes_per_token);
+    double packed = model->whole_plain_bytes > 0
+                        ? (double)model->whole_packed_bytes / (double)model->whole_plain_bytes
+                        : 1;
+    plan->packed_bytes_per_token =
+        min_u64(plan->bytes_per_token, (uint64_t)(packed * (double)plan->streamed_bytes_per_token));
     plan->bytes_prefill =
         model->layers_weight_bytes + model->head_weight_bytes + planner->fresh_tokens * embed_row;
     plan->bytes_prefill += (plan->prefill_weight_passes - 1) *
                            (model->layers_weight_bytes -
                             min_u64(model->layers_weight_bytes,
-                                    resident_weights(model, plan, plan->resident_prefill_bytes)));
+                                    resident_weights(planner, plan, plan->resident_prefill_bytes)));
     double fresh = (double)planner->fresh_tokens;
     double work = fresh * (double)linear_work(model, model->layers_weight_bytes);
     work += fresh * (fresh + 2 * (double)shape->past_tokens) * text->layer_count *
@@ -358,6 +378,7 @@ static void fill_costs(const struct planner *planner, qwen_plan *plan)
             work += 2 * patches * patches * vision->hidden * vision->depth;
         }
     }
+    plan->bytes_prefill = (uint64_t)(share * (double)plan->bytes_prefill);
     plan->flops_before_first_token = 2 * work;
 }
 
@@ -404,6 +425,11 @@ static void planner_init(struct planner *planner, const qwen_model *model, const
         planner->patches_of_largest = max_u64(planner->patches_of_largest, patches);
     }
     planner->threads = shape->thread_count > 0 ? shape->thread_count : cenote_cpu_count();
+    planner->whole_packed_bytes = model->whole_packed_bytes;
+    if (qwen_shape_pack(shape) != NULL)
+        planner->whole_packed_bytes =
+            cenote_resident_whole_bytes(model->weights, model->text_items, model->text_item_count,
+                                        CENOTE_ENCODING_BF12, shape->pack);
 }
 
 /* What does not depend on a choice. */
@@ -471,6 +497,9 @@ cenote_status qwen_plan_session(const qwen_model *model, const qwen_shape *shape
         .kv_dtype = shape->kv_dtype,
         .thread_count = shape->thread_count,
         .unpacked = shape->unpacked,
+        .draft = shape->draft,
+        .read_depth = shape->read_depth,
+        .pack = shape->pack,
     };
     least.chunk_tokens = min_u32(typical.prompt_tokens, CHUNK_TOKENS_MIN);
     struct planner planner;

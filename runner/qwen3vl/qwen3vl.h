@@ -38,8 +38,12 @@ CENOTE_MUST_CHECK cenote_status qwen_model_open(cenote_budget *budget, const cha
 void qwen_model_close(qwen_model *model);
 
 const cenote_weights *qwen_model_weights(const qwen_model *model);
+/** For what reads them beside a run, such as making a packed copy. */
+cenote_weights *qwen_model_weights_mutable(qwen_model *model);
 /** Tensors in the files that the model does not use; accepted. */
 uint32_t qwen_model_extra_count(const qwen_model *model);
+/** The matrices that runs stream, cut as they are streamed: what a packed copy holds. */
+const cenote_stream_item *qwen_model_matrices(const qwen_model *model, uint32_t *out_count);
 /** Weight bytes that one decoded token touches. */
 uint64_t qwen_model_bytes_per_token(const qwen_model *model);
 /** "vision", "embedding", "text" or "head"; "extra" for a tensor that the model does not use. */
@@ -86,7 +90,8 @@ typedef struct qwen_request {
     bool unpacked;         /**< resident weights never in 12 bits */
     cenote_io_engine io_engine;
     qwen_draft draft;
-    uint32_t read_depth; /**< panels read ahead, as the disk wants them, 8 to 16; 0: 8 */
+    uint32_t read_depth;     /**< panels read ahead, as the disk wants them, 8 to 16; 0: 8 */
+    const cenote_pack *pack; /**< read instead of the checkpoint where it can; NULL: none */
 } qwen_request;
 
 typedef struct qwen_job qwen_job;
@@ -119,7 +124,8 @@ typedef struct qwen_shape {
     bool unpacked;         /**< as qwen_request.unpacked */
     qwen_draft draft;
     cenote_io_engine io_engine;
-    uint32_t read_depth; /**< as qwen_request.read_depth */
+    uint32_t read_depth;     /**< as qwen_request.read_depth */
+    const cenote_pack *pack; /**< as qwen_request.pack */
 } qwen_shape;
 
 void qwen_job_shape(const qwen_job *job, qwen_shape *out_shape);
@@ -173,10 +179,12 @@ typedef struct qwen_plan {
     uint32_t thread_count;
     uint64_t prefill_chunk_tokens;
     uint64_t prefill_weight_passes;
-    uint64_t weight_bytes_per_token; /**< that a decoded token touches */
-    uint64_t bytes_per_token;        /**< of them read for each decoded token after the second */
-    uint64_t bytes_prefill;          /**< weight bytes read for vision and prefill */
-    double flops_before_first_token; /**< of the vision tower and prefill, for a time estimate */
+    uint64_t weight_bytes_per_token;   /**< that a decoded token touches */
+    uint64_t streamed_bytes_per_token; /**< of them not resident, from the second token on */
+    uint64_t bytes_per_token;          /**< read for them, fewer with a packed copy */
+    uint64_t packed_bytes_per_token;   /**< what a packed copy would have to be read */
+    uint64_t bytes_prefill;            /**< weight bytes read for vision and prefill */
+    double flops_before_first_token;   /**< of the vision tower and prefill, for a time estimate */
 } qwen_plan;
 
 /** Never fails for want of memory: see fits. Errors: CENOTE_E_INVAL for a shape beyond the

@@ -212,13 +212,15 @@ qwen_bound qwen_speed_bound(const qwen_speed *speed, cenote_encoding encoding)
 
 void qwen_plan_forecast(const qwen_plan *plan, const qwen_speed *speed, qwen_forecast *out_forecast)
 {
-    double streamed = (double)plan->bytes_per_token;
+    double streamed = (double)plan->streamed_bytes_per_token;
     double resident = (double)plan->weight_bytes_per_token - streamed;
     bool packed = plan->resident_encoding == CENOTE_ENCODING_BF12;
     double resident_rate = packed ? speed->packed_bytes_per_s : speed->plain_bytes_per_s;
+    bool copy = plan->bytes_per_token < plan->streamed_bytes_per_token;
+    double streamed_rate = copy ? speed->packed_bytes_per_s : speed->plain_bytes_per_s;
     qwen_forecast forecast = {
-        .disk_s = streamed / speed->disk_bytes_per_s,
-        .compute_s = resident / resident_rate + streamed / speed->plain_bytes_per_s,
+        .disk_s = (double)plan->bytes_per_token / speed->disk_bytes_per_s,
+        .compute_s = resident / resident_rate + streamed / streamed_rate,
     };
     bool disk = forecast.disk_s > forecast.compute_s;
     forecast.seconds_per_token = disk ? forecast.disk_s : forecast.compute_s;

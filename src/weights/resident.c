@@ -6,8 +6,9 @@
  *   memory     | d0 | q0 | k0 | d1 | q1 | d2 |   address space only   |
  *              0                             ^ end: the split line, a panel's boundary
  *
- * Every panel has its place from the start, as large as its form may need, so moving the line is a
- * commit or a decommit at the end and nothing else moves. Whatever fraction f of the bytes fits,
+ * Every panel has its place from the start, as large as its form may need, or as it is in a packed
+ * copy where there is one; so moving the line is a commit or a decommit at the end and nothing else
+ * moves. Whatever fraction f of the bytes fits,
  * about f of the rows of every matrix lie below the line: then reads and work interleave evenly,
  * and max((M - B)/D, M/C) is reached with little read-ahead, where whole layers take up to 1.9
  * times that (docs/streaming.md).
@@ -20,6 +21,7 @@
 #include <string.h>
 
 #include <cenote/bf12.h>
+#include <cenote/pack.h>
 
 #include "base/checked.h"
 #include "pool/budget.h"
@@ -33,8 +35,16 @@ enum panel_state { PANEL_EMPTY = 0, PANEL_FRESH, PANEL_HELD, PANEL_REFUSED };
 
 struct resident_matrix {
     struct cn_matrix cut;
+    uint32_t tensor_index;
     uint32_t first_panel; /* its number in the set */
-    bool packed;
+};
+
+struct resident_panel {
+    uint64_t offset_bytes; /* of its place in the stack */
+    uint32_t size_units;   /* of PLACE_ALIGN bytes */
+    uint32_t matrix;
+    unsigned char state;
+    bool packed; /* the form of the place */
 };
 
 struct cenote_resident {
@@ -43,9 +53,7 @@ struct cenote_resident {
     struct cn_arena *arena; /* this struct, the tables below */
     struct resident_matrix *matrices;
     uint32_t *matrix_of_tensor; /* CN_RESIDENT_NONE: not in the set */
-    uint32_t *matrix_of_panel;
-    uint64_t *places; /* offsets in the stack */
-    unsigned char *states;
+    struct resident_panel *panels;
     uint32_t matrix_count;
     uint32_t panel_count;
     char *base;
@@ -58,26 +66,39 @@ struct cenote_resident {
 
 /* ---- places ---- */
 
-static bool packs(const cenote_tensor_info *tensor, cenote_encoding encoding)
-{
-    return encoding == CENOTE_ENCODING_BF12 && tensor->dtype == CENOTE_DTYPE_BF16;
-}
+/* What decides the form of the places. */
+struct forms {
+    const cenote_weights *weights;
+    cenote_encoding encoding; /* of bf16 matrices */
+    const cenote_pack *pack;  /* where panels are packed already; NULL: they will be */
+};
 
-/* Room for a panel; a packed form that would be no smaller is not used. */
-static uint64_t place_bytes(const struct cn_matrix *cut, bool packed, uint32_t panel)
+/* Room for a panel, and the form that it will have there. Of a packed copy the sizes are known, and
+ * which panels 12 bits cannot hold; else there is room for as many escapes as a packed panel may
+ * have. A packed form that would be no smaller is not used. */
+static uint64_t room_of(const struct forms *forms, uint32_t tensor_index,
+                        const struct cn_matrix *cut, uint32_t panel, bool *out_packed)
 {
     uint64_t rows = cn_matrix_panel_rows(cut, panel);
     uint64_t plain = cn_round_up(rows * cut->row_bytes, PLACE_ALIGN);
-    return packed ? cenote_bf12_bytes_max(rows, cut->row_bytes / 2) : plain;
-}
-
-static bool worth_packing(const struct cn_matrix *cut)
-{
-    return cut->panels > 0 && place_bytes(cut, true, 0) < place_bytes(cut, false, 0);
+    uint64_t packed = plain;
+    cenote_pack_panel copy;
+    if (forms->encoding == CENOTE_ENCODING_BF12 &&
+        forms->weights->table.tensors[tensor_index].dtype == CENOTE_DTYPE_BF16) {
+        packed = cenote_bf12_bytes_max(rows, cut->row_bytes / 2);
+        if (forms->pack != NULL) {
+            uint64_t first = (uint64_t)panel * cut->rows_per_panel;
+            bool there = cenote_pack_find(forms->pack, tensor_index, first, rows, &copy) &&
+                         copy.encoding == CENOTE_ENCODING_BF12 && copy.size_bytes <= packed;
+            packed = there ? cn_round_up(copy.size_bytes, PLACE_ALIGN) : plain;
+        }
+    }
+    *out_packed = packed < plain;
+    return packed < plain ? packed : plain;
 }
 
 /* Gives every panel its place, in the set's order. */
-static uint64_t assign_places(struct cenote_resident *r)
+static uint64_t assign_places(struct cenote_resident *r, const struct forms *forms)
 {
     uint64_t most = 0;
     for (uint32_t m = 0; m < r->matrix_count; m++)
@@ -93,8 +114,12 @@ static uint64_t assign_places(struct cenote_resident *r)
                 j++;
             if (j >= panels || (2 * j + 1) * most / (2 * panels) != bucket)
                 continue;
-            r->places[matrix->first_panel + j] = end;
-            end += place_bytes(&matrix->cut, matrix->packed, (uint32_t)j);
+            struct resident_panel *panel = &r->panels[matrix->first_panel + j];
+            uint64_t size =
+                room_of(forms, matrix->tensor_index, &matrix->cut, (uint32_t)j, &panel->packed);
+            panel->offset_bytes = end;
+            panel->size_units = (uint32_t)(size / PLACE_ALIGN);
+            end += size;
         }
     return end;
 }
@@ -128,28 +153,27 @@ static cenote_status check_item(const cenote_weights *w, const cenote_stream_ite
     return CENOTE_OK;
 }
 
-static cenote_status sizes_get(const cenote_weights *w, const cenote_stream_item *items,
-                               uint32_t count, cenote_encoding encoding, struct sizes *out_sizes,
-                               cenote_error *err)
+static cenote_status sizes_get(const struct forms *forms, const cenote_stream_item *items,
+                               uint32_t count, struct sizes *out_sizes, cenote_error *err)
 {
+    const cenote_weights *w = forms->weights;
     struct sizes s = {0};
     for (uint32_t i = 0; i < count; i++) {
         struct cn_matrix cut;
         cenote_status status = check_item(w, &items[i], &cut, err);
         if (status != CENOTE_OK)
             return status;
-        bool packed =
-            packs(&w->table.tensors[items[i].tensor_index], encoding) && worth_packing(&cut);
+        bool packed;
         s.panels += cut.panels;
         for (uint32_t j = 0; j < cut.panels; j++)
-            s.place_bytes += place_bytes(&cut, packed, j);
+            s.place_bytes += room_of(forms, items[i].tensor_index, &cut, j, &packed);
     }
     if (s.panels >= UINT32_MAX)
         return cenote_error_set(err, CENOTE_E_INVAL, "%" PRIu64 " panels in a resident set",
                                 s.panels);
     s.books_bytes = sizeof(struct cenote_resident) + count * sizeof(struct resident_matrix) +
-                    w->table.count * sizeof(uint32_t) +
-                    s.panels * (sizeof(uint64_t) + sizeof(uint32_t) + 1) + 6 * PLACE_ALIGN;
+                    w->table.count * sizeof(uint32_t) + s.panels * sizeof(struct resident_panel) +
+                    4 * PLACE_ALIGN;
     *out_sizes = s;
     return CENOTE_OK;
 }
@@ -157,17 +181,20 @@ static cenote_status sizes_get(const cenote_weights *w, const cenote_stream_item
 uint64_t cenote_resident_overhead_bytes(const cenote_weights *weights,
                                         const cenote_stream_item *items, uint32_t item_count)
 {
+    const struct forms forms = {weights, CENOTE_ENCODING_PLAIN, NULL};
     struct sizes sizes;
-    if (sizes_get(weights, items, item_count, CENOTE_ENCODING_PLAIN, &sizes, NULL) != CENOTE_OK)
+    if (sizes_get(&forms, items, item_count, &sizes, NULL) != CENOTE_OK)
         return UINT64_MAX;
     return cn_arena_charge_bytes(sizes.books_bytes);
 }
 
 uint64_t cenote_resident_whole_bytes(const cenote_weights *weights, const cenote_stream_item *items,
-                                     uint32_t item_count, cenote_encoding encoding)
+                                     uint32_t item_count, cenote_encoding encoding,
+                                     const cenote_pack *pack)
 {
+    const struct forms forms = {weights, encoding, pack};
     struct sizes sizes;
-    if (sizes_get(weights, items, item_count, encoding, &sizes, NULL) != CENOTE_OK)
+    if (sizes_get(&forms, items, item_count, &sizes, NULL) != CENOTE_OK)
         return UINT64_MAX;
     return charge_of(sizes.place_bytes);
 }
@@ -182,11 +209,9 @@ static cenote_status make_books(struct cn_arena *arena, const cenote_weights *w,
     } parts[] = {{sizeof(struct cenote_resident), _Alignof(struct cenote_resident)},
                  {matrix_count * sizeof(struct resident_matrix), _Alignof(struct resident_matrix)},
                  {w->table.count * sizeof(uint32_t), _Alignof(uint32_t)},
-                 {sizes->panels * sizeof(uint32_t), _Alignof(uint32_t)},
-                 {sizes->panels * sizeof(uint64_t), _Alignof(uint64_t)},
-                 {sizes->panels, 1}};
-    void *places[6];
-    for (unsigned i = 0; i < 6; i++) {
+                 {sizes->panels * sizeof(struct resident_panel), _Alignof(struct resident_panel)}};
+    void *places[4];
+    for (unsigned i = 0; i < 4; i++) {
         places[i] =
             cn_arena_alloc(arena, parts[i].bytes > 0 ? parts[i].bytes : 1, parts[i].align, err);
         if (places[i] == NULL)
@@ -195,9 +220,7 @@ static cenote_status make_books(struct cn_arena *arena, const cenote_weights *w,
     struct cenote_resident *r = places[0];
     r->matrices = places[1];
     r->matrix_of_tensor = places[2];
-    r->matrix_of_panel = places[3];
-    r->places = places[4];
-    r->states = places[5];
+    r->panels = places[3];
     *out_resident = r;
     return CENOTE_OK;
 }
@@ -217,10 +240,10 @@ static cenote_status add_matrices(struct cenote_resident *r, const cenote_stream
                                     tensor->name);
         *of_tensor = i;
         cn_matrix_make(tensor, items[i].rows_per_panel, &matrix->cut); /* checked in sizes_get */
-        matrix->packed = packs(tensor, r->encoding) && worth_packing(&matrix->cut);
+        matrix->tensor_index = items[i].tensor_index;
         matrix->first_panel = r->panel_count;
         for (uint32_t j = 0; j < matrix->cut.panels; j++)
-            r->matrix_of_panel[r->panel_count++] = i;
+            r->panels[r->panel_count++].matrix = i;
         r->matrix_count++;
     }
     return CENOTE_OK;
@@ -248,15 +271,16 @@ static cenote_status reserve(struct cenote_resident *r, uint64_t size_bytes, cen
 
 cenote_status cenote_resident_create(cenote_weights *weights, cenote_budget *budget,
                                      const cenote_stream_item *items, uint32_t item_count,
-                                     cenote_encoding encoding, cenote_resident **out_resident,
-                                     cenote_error *err)
+                                     cenote_encoding encoding, const cenote_pack *pack,
+                                     cenote_resident **out_resident, cenote_error *err)
 {
+    const struct forms forms = {weights, encoding, pack};
     cenote_error local;
     struct sizes sizes;
     struct cn_arena *arena;
     struct cenote_resident *r;
     err = err != NULL ? err : &local;
-    cenote_status status = sizes_get(weights, items, item_count, encoding, &sizes, err);
+    cenote_status status = sizes_get(&forms, items, item_count, &sizes, err);
     if (status == CENOTE_OK)
         status = cn_arena_create(budget, sizes.books_bytes, &arena, err);
     if (status != CENOTE_OK)
@@ -270,7 +294,7 @@ cenote_status cenote_resident_create(cenote_weights *weights, cenote_budget *bud
         status = add_matrices(r, items, item_count, err);
     }
     if (status == CENOTE_OK)
-        status = reserve(r, assign_places(r), err);
+        status = reserve(r, assign_places(r, &forms), err);
     if (status != CENOTE_OK) {
         cn_arena_destroy(arena);
         return status;
@@ -292,16 +316,14 @@ void cenote_resident_destroy(cenote_resident *resident)
 
 /* ---- the split line ---- */
 
-static uint64_t place_end(const struct cenote_resident *r, uint32_t panel)
+static uint64_t place_end(const struct resident_panel *panel)
 {
-    const struct resident_matrix *matrix = &r->matrices[r->matrix_of_panel[panel]];
-    return r->places[panel] +
-           place_bytes(&matrix->cut, matrix->packed, panel - matrix->first_panel);
+    return panel->offset_bytes + (uint64_t)panel->size_units * PLACE_ALIGN;
 }
 
 static uint64_t weight_bytes(const struct cenote_resident *r, uint32_t panel)
 {
-    const struct resident_matrix *matrix = &r->matrices[r->matrix_of_panel[panel]];
+    const struct resident_matrix *matrix = &r->matrices[r->panels[panel].matrix];
     return cn_matrix_panel_rows(&matrix->cut, panel - matrix->first_panel) * matrix->cut.row_bytes;
 }
 
@@ -310,7 +332,7 @@ static uint64_t line_for(const struct cenote_resident *r, uint64_t charge_bytes)
 {
     uint64_t line = 0;
     for (uint32_t p = 0; p < r->panel_count; p++) {
-        uint64_t end = place_end(r, p);
+        uint64_t end = place_end(&r->panels[p]);
         if (end > line && charge_of(end) <= charge_bytes)
             line = end;
     }
@@ -320,13 +342,13 @@ static uint64_t line_for(const struct cenote_resident *r, uint64_t charge_bytes)
 static void drop_above(struct cenote_resident *r, uint64_t line)
 {
     for (uint32_t p = 0; p < r->panel_count; p++) {
-        if (place_end(r, p) <= line || r->states[p] == PANEL_EMPTY)
+        if (place_end(&r->panels[p]) <= line || r->panels[p].state == PANEL_EMPTY)
             continue;
-        if (r->states[p] == PANEL_REFUSED)
+        if (r->panels[p].state == PANEL_REFUSED)
             r->refused_panels--;
         else
             r->held_weight_bytes -= weight_bytes(r, p);
-        r->states[p] = PANEL_EMPTY;
+        r->panels[p].state = PANEL_EMPTY;
     }
 }
 
@@ -400,7 +422,7 @@ void cenote_resident_stats_get(const cenote_resident *resident, cenote_resident_
     for (uint32_t p = 0; p < r->panel_count; p++) {
         uint64_t bytes = weight_bytes(r, p);
         stats.whole_weight_bytes += bytes;
-        if (place_end(r, p) <= r->end_bytes)
+        if (place_end(&r->panels[p]) <= r->end_bytes)
             stats.target_weight_bytes += bytes;
     }
     *out_stats = stats;
@@ -420,36 +442,52 @@ const void *cn_resident_get(const cenote_resident *resident, uint32_t panel,
                             cenote_encoding *out_encoding)
 {
     const struct cenote_resident *r = resident;
-    if (r->states[panel] != PANEL_HELD)
+    if (r->panels[panel].state != PANEL_HELD)
         return NULL;
-    bool packed = r->matrices[r->matrix_of_panel[panel]].packed;
-    *out_encoding = packed ? CENOTE_ENCODING_BF12 : CENOTE_ENCODING_PLAIN;
-    return r->base + r->places[panel];
+    const struct resident_panel *p = &r->panels[panel];
+    *out_encoding = p->packed ? CENOTE_ENCODING_BF12 : CENOTE_ENCODING_PLAIN;
+    return r->base + p->offset_bytes;
 }
 
-void cn_resident_put(cenote_resident *resident, uint32_t panel, const void *data, uint64_t rows)
+/* Into its place, in the form of the place; false when it does not fit. */
+static bool store(const struct resident_panel *panel, char *place, const cenote_panel *read,
+                  uint64_t packed_bytes)
+{
+    uint64_t room = (uint64_t)panel->size_units * PLACE_ALIGN;
+    uint64_t most = cenote_bf12_bytes_max(read->row_count, read->row_bytes / 2);
+    if (read->encoding != CENOTE_ENCODING_PLAIN) {
+        bool fits = panel->packed && packed_bytes <= room;
+        if (fits)
+            memcpy(place, read->data, packed_bytes);
+        return fits;
+    }
+    /* The encoder writes up to the most: a place cut to a packed copy waits for that. */
+    if (panel->packed)
+        return room >= most && cenote_bf12_encode(read->data, read->row_count, read->row_bytes / 2,
+                                                  place, &packed_bytes) == CENOTE_OK;
+    memcpy(place, read->data, read->row_count * read->row_bytes);
+    return true;
+}
+
+void cn_resident_put(cenote_resident *resident, uint32_t panel, const cenote_panel *read,
+                     uint64_t packed_bytes)
 {
     struct cenote_resident *r = resident;
-    if (r->states[panel] != PANEL_EMPTY || place_end(r, panel) > r->end_bytes)
+    struct resident_panel *p = &r->panels[panel];
+    if (p->state != PANEL_EMPTY || place_end(p) > r->end_bytes)
         return;
-    const struct resident_matrix *matrix = &r->matrices[r->matrix_of_panel[panel]];
-    char *place = r->base + r->places[panel];
-    uint64_t bytes;
-    if (!matrix->packed) {
-        memcpy(place, data, rows * matrix->cut.row_bytes);
-    } else if (cenote_bf12_encode(data, rows, matrix->cut.row_bytes / 2, place, &bytes) !=
-               CENOTE_OK) {
-        r->states[panel] = PANEL_REFUSED;
+    if (!store(p, r->base + p->offset_bytes, read, packed_bytes)) {
+        p->state = PANEL_REFUSED;
         r->refused_panels++;
         return;
     }
-    r->states[panel] = PANEL_FRESH;
-    r->held_weight_bytes += rows * matrix->cut.row_bytes;
+    p->state = PANEL_FRESH;
+    r->held_weight_bytes += read->row_count * read->row_bytes;
 }
 
 void cn_resident_settle(cenote_resident *resident, uint32_t first_panel, uint32_t count)
 {
     for (uint32_t p = first_panel; p < first_panel + count; p++)
-        if (resident->states[p] == PANEL_FRESH)
-            resident->states[p] = PANEL_HELD;
+        if (resident->panels[p].state == PANEL_FRESH)
+            resident->panels[p].state = PANEL_HELD;
 }

@@ -15,10 +15,11 @@ uint32_t cn_resident_first_panel(const cenote_resident *resident, const cenote_s
 const void *cn_resident_get(const cenote_resident *resident, uint32_t panel,
                             cenote_encoding *out_encoding);
 
-/* Keeps a panel of @p rows plain rows that was read, if it lies below the split line and fits its
- * place. cn_resident_get() does not know it before it settles: this pass has read the panel and
- * must not be handed it a second time. */
-void cn_resident_put(cenote_resident *resident, uint32_t panel, const void *data, uint64_t rows);
+/* Keeps a panel that was read, if it lies below the split line and fits its place; of a packed one
+ * @p packed_bytes. cn_resident_get() does not know it before it settles: this pass has read the
+ * panel and must not be handed it a second time. */
+void cn_resident_put(cenote_resident *resident, uint32_t panel, const cenote_panel *read,
+                     uint64_t packed_bytes);
 
 /* A pass has left the matrix whose panels are [first, first + count): what was put stays. */
 void cn_resident_settle(cenote_resident *resident, uint32_t first_panel, uint32_t count);

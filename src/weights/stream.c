@@ -28,6 +28,7 @@
 #include "base/checked.h"
 #include "weights/matrix.h"
 #include "weights/message.h"
+#include "weights/pack.h"
 #include "weights/reader.h"
 #include "weights/resident.h"
 #include "weights/weights_impl.h"
@@ -48,6 +49,7 @@ struct slot {
     uint64_t visit;
     uint32_t panel_number; /* in its matrix */
     cenote_panel panel;
+    cenote_pack_panel packed; /* where it lies in the packed copy; PLAIN: it is read as it is */
 };
 
 /* A matrix of the program in one of its passes, and the next of its panels to look at. */
@@ -63,6 +65,7 @@ struct cenote_stream {
     cenote_weights *weights;
     cenote_pool *pool;
     cenote_resident *resident;
+    const cenote_pack *pack; /* NULL: everything is read from the checkpoint */
     struct cn_reader *reader;
     char *block;
     uint64_t slot_bytes;
@@ -164,15 +167,47 @@ static cenote_panel describe(const struct cenote_stream *s, const struct place *
 
 /* ---- reading ahead ---- */
 
+/* What a read is about. */
+struct source {
+    const struct cn_file *file;
+    uint32_t file_index; /* the reader's: the checkpoint's files, then the packed copy */
+    struct cn_file_span span;
+};
+
 /* No overflow: the rows are inside of the tensor and the tensor inside of its file. */
-static struct cn_file_span span_of(const struct cenote_stream *s, const cenote_panel *panel)
+static struct source plain_source(const struct cenote_stream *s, const cenote_panel *panel)
 {
     const cenote_tensor_info *tensor = &s->weights->table.tensors[panel->tensor_index];
-    return (struct cn_file_span){
-        .tensor = tensor->name,
-        .offset_bytes = tensor->offset_bytes + panel->row_first * panel->row_bytes,
-        .size_bytes = panel->row_count * panel->row_bytes,
-    };
+    return (struct source){
+        .file = &s->weights->files[tensor->file_index],
+        .file_index = tensor->file_index,
+        .span = {.tensor = tensor->name,
+                 .offset_bytes = tensor->offset_bytes + panel->row_first * panel->row_bytes,
+                 .size_bytes = panel->row_count * panel->row_bytes}};
+}
+
+static struct source slot_source(const struct cenote_stream *s, const struct slot *slot)
+{
+    struct source source = plain_source(s, &slot->panel);
+    if (slot->packed.encoding == CENOTE_ENCODING_PLAIN)
+        return source;
+    source.file = cn_pack_file(s->pack);
+    source.file_index = s->weights->file_count;
+    source.span.offset_bytes = slot->packed.offset_bytes;
+    source.span.size_bytes = slot->packed.size_bytes;
+    return source;
+}
+
+/* Looks for the panel in the packed copy. */
+static void find_packed(const struct cenote_stream *s, struct slot *slot)
+{
+    const cenote_panel *panel = &slot->panel;
+    slot->packed.encoding = CENOTE_ENCODING_PLAIN;
+    if (s->pack == NULL || !cenote_pack_find(s->pack, panel->tensor_index, panel->row_first,
+                                             panel->row_count, &slot->packed))
+        return;
+    if (slot->packed.size_bytes > s->panel_bytes_max)
+        slot->packed.encoding = CENOTE_ENCODING_PLAIN;
 }
 
 static void issue(struct cenote_stream *s, const struct place *place)
@@ -184,11 +219,11 @@ static void issue(struct cenote_stream *s, const struct place *place)
     slot->panel_number = place->panel;
     slot->panel = describe(s, place, place->panel, index);
     s->queue[s->queue_count++] = index;
-    uint32_t file = s->weights->table.tensors[slot->panel.tensor_index].file_index;
-    struct cn_file_span span = span_of(s, &slot->panel);
-    struct cn_file_blocks blocks = cn_file_blocks_of(&s->weights->files[file], &span);
+    find_packed(s, slot);
+    struct source source = slot_source(s, slot);
+    struct cn_file_blocks blocks = cn_file_blocks_of(source.file, &source.span);
     struct cn_reader_request request = {.tag = index,
-                                        .file_index = file,
+                                        .file_index = source.file_index,
                                         .offset_bytes = blocks.offset_bytes,
                                         .size_bytes = (uint32_t)blocks.size_bytes,
                                         .data = s->block + index * s->slot_bytes};
@@ -223,21 +258,47 @@ static void read_ahead(struct cenote_stream *s)
     }
 }
 
+/* Whatever is wrong with a packed panel: the original has the same rows. */
+static cenote_status finish_packed(struct cenote_stream *s, struct slot *slot, void *buffer,
+                                   int64_t result, cenote_error *err)
+{
+    struct cenote_weights *w = s->weights;
+    struct source source = slot_source(s, slot);
+    cenote_status status = cn_file_read_finish(source.file, &w->counters, &source.span, buffer,
+                                               result, &slot->panel.data, err);
+    if (status == CENOTE_OK)
+        status = cenote_pack_check(s->pack, &slot->packed, slot->panel.data, err);
+    if (status == CENOTE_OK) {
+        slot->panel.encoding = slot->packed.encoding;
+        return CENOTE_OK;
+    }
+    atomic_fetch_add_explicit(&w->pack_failures, 1, memory_order_relaxed);
+    slot->packed.encoding = CENOTE_ENCODING_PLAIN;
+    source = slot_source(s, slot);
+    return cn_file_read(source.file, &w->counters, &source.span, buffer, &slot->panel.data, err);
+}
+
+static cenote_status finish_read(struct cenote_stream *s, struct slot *slot, void *buffer,
+                                 int64_t result, cenote_error *err)
+{
+    if (slot->packed.encoding != CENOTE_ENCODING_PLAIN)
+        return finish_packed(s, slot, buffer, result, err);
+    struct source source = slot_source(s, slot);
+    return cn_file_read_finish(source.file, &s->weights->counters, &source.span, buffer, result,
+                               &slot->panel.data, err);
+}
+
 /* Takes what reads have come to; waits for one first if told to. @return whether any had. */
 static bool collect(struct cenote_stream *s, bool wait)
 {
-    struct cenote_weights *w = s->weights;
     struct cn_reader_result done;
     bool any = false;
     for (; cn_reader_next(s->reader, wait, &done); wait = false) {
         any = true;
         struct slot *slot = &s->slots[done.tag];
-        uint32_t file = w->table.tensors[slot->panel.tensor_index].file_index;
-        struct cn_file_span span = span_of(s, &slot->panel);
         cenote_error err;
-        cenote_status status = cn_file_read_finish(&w->files[file], &w->counters, &span,
-                                                   s->block + done.tag * s->slot_bytes, done.result,
-                                                   &slot->panel.data, &err);
+        cenote_status status =
+            finish_read(s, slot, s->block + done.tag * s->slot_bytes, done.result, &err);
         slot->state = status == CENOTE_OK ? SLOT_READY : SLOT_FAILED;
         if (status == CENOTE_OK)
             continue;
@@ -280,6 +341,7 @@ static void stream_init(struct cenote_stream *s, const cenote_stream_options *op
     s->depth = options->depth > 0 ? options->depth : DEPTH_DEFAULT;
     s->depth = s->depth < s->slot_count ? s->depth : s->slot_count;
     s->resident = options->resident;
+    s->pack = options->pack;
     s->slots = (void *)(s->block + layout->slots_at);
     s->free_slots = (void *)(s->block + layout->free_at);
     s->queue = (void *)(s->block + layout->queue_at);
@@ -289,6 +351,9 @@ static void stream_init(struct cenote_stream *s, const cenote_stream_options *op
 static cenote_status open_reader(struct cenote_stream *s, cenote_io_engine engine,
                                  cenote_error *err)
 {
+    struct cenote_weights *w = s->weights;
+    if (s->pack != NULL)
+        w->fds[w->file_count] = cn_pack_file(s->pack)->fd;
     struct cn_reader_options options = {
         .engine = engine == CENOTE_ENGINE_URING   ? CN_READER_URING
                   : engine == CENOTE_ENGINE_PREAD ? CN_READER_PREAD
@@ -296,8 +361,8 @@ static cenote_status open_reader(struct cenote_stream *s, cenote_io_engine engin
         .depth = s->depth,
         .buffers = s->block,
         .buffers_bytes = s->slot_count * s->slot_bytes,
-        .fds = s->weights->fds,
-        .fd_count = s->weights->file_count,
+        .fds = w->fds,
+        .fd_count = w->file_count + (s->pack != NULL),
     };
     cenote_status status = cn_reader_create(s->weights->os, &options, &s->reader, err);
     if (status == CENOTE_OK)
@@ -503,8 +568,8 @@ static bool take_read(struct cenote_stream *s, cenote_panel *out_panel)
     s->started = true;
     *out_panel = slot->panel;
     if (s->taking.resident_first != CN_RESIDENT_NONE)
-        cn_resident_put(s->resident, s->taking.resident_first + slot->panel_number,
-                        slot->panel.data, slot->panel.row_count);
+        cn_resident_put(s->resident, s->taking.resident_first + slot->panel_number, &slot->panel,
+                        slot->packed.size_bytes);
     return true;
 }
 

@@ -101,8 +101,8 @@ static cenote_status open_all(struct cenote_weights *w, cenote_budget *budget, c
         return status;
     w->files = cn_arena_alloc(w->table.text_arena, shards.count * sizeof w->files[0],
                               _Alignof(struct cn_file), err);
-    w->fds =
-        cn_arena_alloc(w->table.text_arena, shards.count * sizeof w->fds[0], _Alignof(int), err);
+    w->fds = cn_arena_alloc(w->table.text_arena, (shards.count + 1) * sizeof w->fds[0],
+                            _Alignof(int), err);
     if (w->files == NULL || w->fds == NULL)
         status = err->status;
     while (status == CENOTE_OK && w->file_count < shards.count)
@@ -263,6 +263,7 @@ void cenote_weights_stats_get(const cenote_weights *weights, cenote_weights_stat
         .retry_count = atomic_load_explicit(&c->retry_count, memory_order_relaxed),
         .wait_ns = atomic_load_explicit(&weights->wait_ns, memory_order_relaxed),
         .wait_start_ns = atomic_load_explicit(&weights->wait_start_ns, memory_order_relaxed),
+        .pack_failures = atomic_load_explicit(&weights->pack_failures, memory_order_relaxed),
         .direct = direct,
         .engine = weights->engine != NULL ? weights->engine : "pread",
     };

@@ -79,7 +79,7 @@ static void check(const struct load *load)
     uint64_t panels;
     open_with(&s, load);
     uint64_t whole =
-        cenote_resident_whole_bytes(s.weights, s.items, s.count, CENOTE_ENCODING_PLAIN);
+        cenote_resident_whole_bytes(s.weights, s.items, s.count, CENOTE_ENCODING_PLAIN, NULL);
     assert_int_equal(
         cenote_resident_resize(s.resident, (uint64_t)((double)whole * load->share), &err),
         CENOTE_OK);

@@ -134,8 +134,8 @@ static void scene_make(struct scene *s)
     }
     s->encoding = pick(2) == 0 ? CENOTE_ENCODING_PLAIN : CENOTE_ENCODING_BF12;
     uint64_t before = test_budget_charged(s->budget);
-    if (cenote_resident_create(s->weights, s->budget, s->items, s->count, s->encoding, &s->resident,
-                               &err) != CENOTE_OK)
+    if (cenote_resident_create(s->weights, s->budget, s->items, s->count, s->encoding, NULL,
+                               &s->resident, &err) != CENOTE_OK)
         fail_msg("%s", err.message);
     assert_int_equal(test_budget_charged(s->budget) - before,
                      cenote_resident_overhead_bytes(s->weights, s->items, s->count));
@@ -197,7 +197,7 @@ static uint64_t bytes_read(const struct scene *s)
 
 static void move_line(struct scene *s)
 {
-    uint64_t whole = cenote_resident_whole_bytes(s->weights, s->items, s->count, s->encoding);
+    uint64_t whole = cenote_resident_whole_bytes(s->weights, s->items, s->count, s->encoding, NULL);
     uint64_t charge = pick(6) == 0 ? whole : pick((uint32_t)whole + 100000);
     uint64_t before = test_budget_charged(s->budget) - resident_stats(s).charged_bytes;
     cenote_error err;
@@ -333,20 +333,20 @@ static void test_bad_sets(void **state)
     cenote_error err;
     cenote_resident *none = NULL;
     cenote_stream_item twice[2] = {s.items[0], s.items[0]};
-    assert_int_equal(
-        cenote_resident_create(s.weights, s.budget, twice, 2, CENOTE_ENCODING_PLAIN, &none, &err),
-        CENOTE_E_INVAL);
+    assert_int_equal(cenote_resident_create(s.weights, s.budget, twice, 2, CENOTE_ENCODING_PLAIN,
+                                            NULL, &none, &err),
+                     CENOTE_E_INVAL);
     assert_non_null(strstr(err.message, "named twice"));
     assert_int_equal(cenote_stream_start(s.stream, twice, 2, 1, &err), CENOTE_E_INVAL);
     assert_non_null(strstr(err.message, "the same resident tensor `m0`"));
     cenote_stream_item bad = {1000, 1};
-    assert_int_equal(
-        cenote_resident_create(s.weights, s.budget, &bad, 1, CENOTE_ENCODING_PLAIN, &none, &err),
-        CENOTE_E_INVAL);
+    assert_int_equal(cenote_resident_create(s.weights, s.budget, &bad, 1, CENOTE_ENCODING_PLAIN,
+                                            NULL, &none, &err),
+                     CENOTE_E_INVAL);
     uint64_t charged = test_budget_charged(s.budget);
     assert_int_equal(cenote_budget_limit_set(s.budget, charged + 65536, NULL), CENOTE_OK);
     cenote_resident_stats before = resident_stats(&s);
-    uint64_t whole = cenote_resident_whole_bytes(s.weights, s.items, s.count, s.encoding);
+    uint64_t whole = cenote_resident_whole_bytes(s.weights, s.items, s.count, s.encoding, NULL);
     if (whole > 65536)
         assert_int_equal(cenote_resident_resize(s.resident, whole, &err), CENOTE_E_BUDGET);
     assert_int_equal(resident_stats(&s).charged_bytes, before.charged_bytes);

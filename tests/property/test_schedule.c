@@ -430,8 +430,8 @@ static void add_fault(struct sim *m)
 
 static void move_line(struct sim *m)
 {
-    uint64_t whole =
-        cenote_resident_whole_bytes(m->s.weights, m->s.items, m->s.resident_count, m->s.encoding);
+    uint64_t whole = cenote_resident_whole_bytes(m->s.weights, m->s.items, m->s.resident_count,
+                                                 m->s.encoding, NULL);
     uint64_t charge = pick(m, 6) == 0 ? whole : pick(m, (uint32_t)whole + 70000);
     cenote_error err;
     if (cenote_resident_resize(m->s.resident, charge, &err) != CENOTE_OK)

@@ -148,7 +148,7 @@ void schedule_open(struct schedule *s)
         largest = panel > largest ? panel : largest;
     }
     if (cenote_resident_create(s->weights, s->budget, s->items, s->resident_count, s->encoding,
-                               &s->resident, &err) != CENOTE_OK)
+                               NULL, &s->resident, &err) != CENOTE_OK)
         fail_msg("%s", err.message);
     s->options.version = CENOTE_STREAM_OPTIONS_VERSION;
     s->options.panel_bytes_max = largest;

@@ -28,7 +28,7 @@ static void test_options(void **state)
     AT(cenote_kv_options, dtype, 24);
     SIZE(cenote_weights_options, 8);
     AT(cenote_weights_options, io_mode, 4);
-    SIZE(cenote_stream_options, 40);
+    SIZE(cenote_stream_options, 48);
     AT(cenote_stream_options, panel_bytes_max, 8);
     AT(cenote_stream_options, depth, 20);
     SIZE(cenote_stream_item, 8);
@@ -52,8 +52,8 @@ static void test_reports(void **state)
     AT(cenote_tensor_info, shape, 16);
     AT(cenote_tensor_info, offset_bytes, 88);
     AT(cenote_tensor_info, size_bytes, 96);
-    SIZE(cenote_weights_stats, 64);
-    AT(cenote_weights_stats, engine, 56);
+    SIZE(cenote_weights_stats, 72);
+    AT(cenote_weights_stats, engine, 64);
     SIZE(cenote_panel, 56);
     AT(cenote_panel, row_first, 24);
     AT(cenote_panel, slot, 48);

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cache.h"
+
+#include <limits.h>
+#include <stdio.h>
+
+#include "progress.h"
+#include "signals.h"
+
+#define REDRAW_S 0.1
+
+struct making {
+    struct cli_progress progress;
+    double drawn_s;
+};
+
+static bool on_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct making *making = context;
+    double now_s = cli_now_s();
+    if (now_s - making->drawn_s >= REDRAW_S) {
+        char line[128], done[CLI_BYTES_TEXT], total[CLI_BYTES_TEXT];
+        making->drawn_s = now_s;
+        snprintf(line, sizeof line, "packing %3.0f%%  %s of %s",
+                 total_bytes > 0 ? 100.0 * (double)done_bytes / (double)total_bytes : 0.0,
+                 cli_disk_text(done_bytes, done), cli_disk_text(total_bytes, total));
+        cli_progress_line(&making->progress, line);
+    }
+    return !cli_signals_caught();
+}
+
+cenote_status cli_cache_make(qwen_model *model, cenote_budget *budget, const char *directory,
+                             bool quiet, char *path, cenote_pack_info *out_info, cenote_error *err)
+{
+    struct making making = {0};
+    uint32_t item_count;
+    const cenote_stream_item *items = qwen_model_matrices(model, &item_count);
+    cenote_pack_options options = CENOTE_PACK_OPTIONS_INIT;
+    options.progress = on_progress;
+    options.context = &making;
+    cenote_weights *weights = qwen_model_weights_mutable(model);
+    cenote_status status = cenote_pack_path(weights, directory, path, PATH_MAX, err);
+    if (status != CENOTE_OK)
+        return status;
+    cli_progress_init(&making.progress, model, 0, quiet);
+    status = cenote_pack_write(weights, budget, items, item_count, path, &options, out_info, err);
+    cli_progress_clear(&making.progress);
+    return status;
+}
+
+static cenote_status open_copy(qwen_model *model, cenote_budget *budget, const char *directory,
+                               cenote_pack **out_pack, cenote_error *err)
+{
+    char path[PATH_MAX];
+    cenote_weights *weights = qwen_model_weights_mutable(model);
+    cenote_status status = cenote_pack_path(weights, directory, path, sizeof path, err);
+    if (status != CENOTE_OK)
+        return status;
+    return cenote_pack_open(weights, budget, path, CENOTE_IO_AUTO, out_pack, err);
+}
+
+cenote_status cli_cache_open(const struct cli_options *options, qwen_model *model,
+                             cenote_budget *budget, cenote_pack **out_pack, cenote_error *err)
+{
+    const char *directory = options->cache_directory;
+    char path[PATH_MAX];
+    cenote_pack_info info;
+    if (directory == NULL)
+        return CENOTE_OK;
+    cenote_status status = open_copy(model, budget, directory, out_pack, err);
+    if (status != CENOTE_E_NOTFOUND && status != CENOTE_E_CHANGED)
+        return status;
+    if (!options->quiet)
+        cli_say("note: %s packed copy in %s: making it",
+                status == CENOTE_E_NOTFOUND ? "no" : "a stale", directory);
+    status = cli_cache_make(model, budget, directory, options->quiet, path, &info, err);
+    return status != CENOTE_OK ? status : open_copy(model, budget, directory, out_pack, err);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The packed copy of a model's matrices in a directory of the user's choice: opened, or made. */
+#ifndef CENOTE_CLI_CACHE_H
+#define CENOTE_CLI_CACHE_H
+
+#include "cli.h"
+
+/* Writes the copy into @p directory, replacing what is there, with a progress line on a terminal.
+ * Ctrl-C ends it with CENOTE_E_CANCELLED and leaves nothing behind. @p path is PATH_MAX long. */
+CENOTE_MUST_CHECK cenote_status cli_cache_make(qwen_model *model, cenote_budget *budget,
+                                               const char *directory, bool quiet, char *path,
+                                               cenote_pack_info *out_info, cenote_error *err);
+
+/* Opens the copy in options->cache_directory. One that is not there, or is of other files, is made
+ * first. Nothing when no directory was given. */
+CENOTE_MUST_CHECK cenote_status cli_cache_open(const struct cli_options *options, qwen_model *model,
+                                               cenote_budget *budget, cenote_pack **out_pack,
+                                               cenote_error *err);
+
+#endif
