@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "progress.h"
 #include "signals.h"
@@ -59,14 +60,29 @@ static cenote_status open_copy(qwen_model *model, cenote_budget *budget, const c
     return cenote_pack_open(weights, budget, path, CENOTE_IO_AUTO, out_pack, err);
 }
 
+/* The copy that `cenote pack MODEL_DIR` leaves there. One that cannot be used is no reason to fail:
+ * nobody asked for it by name. */
+static void open_beside(const struct cli_options *options, qwen_model *model, cenote_budget *budget,
+                        cenote_pack **out_pack)
+{
+    cenote_error err;
+    cenote_status status = open_copy(model, budget, options->path, out_pack, &err);
+    if (status != CENOTE_OK && status != CENOTE_E_NOTFOUND && !options->quiet)
+        cli_say("note: the packed copy is not used: %s", err.message);
+}
+
 cenote_status cli_cache_open(const struct cli_options *options, qwen_model *model,
                              cenote_budget *budget, cenote_pack **out_pack, cenote_error *err)
 {
     const char *directory = options->cache_directory;
     char path[PATH_MAX];
     cenote_pack_info info;
-    if (directory == NULL)
+    if (options->unpacked || (directory != NULL && strcmp(directory, "none") == 0))
         return CENOTE_OK;
+    if (directory == NULL) {
+        open_beside(options, model, budget, out_pack);
+        return CENOTE_OK;
+    }
     cenote_status status = open_copy(model, budget, directory, out_pack, err);
     if (status != CENOTE_E_NOTFOUND && status != CENOTE_E_CHANGED)
         return status;

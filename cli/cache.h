@@ -11,8 +11,9 @@ CENOTE_MUST_CHECK cenote_status cli_cache_make(qwen_model *model, cenote_budget 
                                                const char *directory, bool quiet, char *path,
                                                cenote_pack_info *out_info, cenote_error *err);
 
-/* Opens the copy in options->cache_directory. One that is not there, or is of other files, is made
- * first. Nothing when no directory was given. */
+/* Opens the copy in options->cache_directory; one that is not there, or is of other files, is made
+ * first. Without a directory the one beside the model, if there is one; none for "none" or where
+ * weights are to stay as they are. */
 CENOTE_MUST_CHECK cenote_status cli_cache_open(const struct cli_options *options, qwen_model *model,
                                                cenote_budget *budget, cenote_pack **out_pack,
                                                cenote_error *err);

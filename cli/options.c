@@ -231,10 +231,10 @@ static cenote_status set_real(struct cli_options *options, const struct cli_opti
     }
 #define COMMON_CACHE                                                                               \
     {                                                                                              \
-        "cache", "DIR",                                                                            \
+        "cache", "DIR|none",                                                                       \
             "read a packed copy of the weights in DIR, a quarter fewer bytes; made when it is "    \
             "not "                                                                                 \
-            "there or not of these files",                                                         \
+            "there or not of these files; default: the one in MODEL_DIR, if there is one",         \
             set_text, FIELD(cache_directory), 0, 0                                                 \
     }
 #define COMMON_JSON(schema) FLAG("json", json, "print one JSON object, schema " schema)
