@@ -7,6 +7,7 @@
 #include <cenote/bf12.h>
 #include <cenote/hardware.h>
 #include <cenote/kv.h>
+#include <cenote/layout.h>
 #include <cenote/pack.h>
 #include <cenote/pool.h>
 #include <cenote/status.h>
