@@ -69,10 +69,30 @@ static void run_job(struct fixture_run *run, cenote_budget *budget, qwen_job *jo
     run->status = qwen_job_run(job, &run->plan, &events, &result, &run->error);
     run->decode_passes = result.decode_passes;
     run->draft_accepted = result.draft_accepted;
+    run->bytes_read_decode = result.bytes_read_decode;
     run->token_count =
         result.token_count < FIXTURE_TOKENS_MAX ? result.token_count : FIXTURE_TOKENS_MAX;
     if (run->token_count > 0)
         memcpy(run->tokens, result.token_ids, run->token_count * sizeof *run->tokens);
+}
+
+static cenote_status open_pack(const struct fixture_run *run, cenote_budget *budget,
+                               qwen_model *model, cenote_pack **out_pack, cenote_error *err)
+{
+    cenote_weights *weights = qwen_model_weights_mutable(model);
+    cenote_pack_options options = CENOTE_PACK_OPTIONS_INIT;
+    cenote_pack_info info;
+    uint32_t count;
+    const cenote_stream_item *items = qwen_model_matrices(model, &count);
+    cenote_status status = CENOTE_OK;
+    if (run->pack_path == NULL)
+        return CENOTE_OK;
+    if (access(run->pack_path, R_OK) != 0)
+        status =
+            cenote_pack_write(weights, budget, items, count, run->pack_path, &options, &info, err);
+    if (status == CENOTE_OK)
+        status = cenote_pack_open(weights, budget, run->pack_path, CENOTE_IO_AUTO, out_pack, err);
+    return status;
 }
 
 void fixture_run(struct fixture_run *run)
@@ -90,11 +110,21 @@ void fixture_run(struct fixture_run *run)
     qwen_model *model = NULL;
     qwen_job *job = NULL;
     run->status = qwen_model_open(budget, fixture_checkpoint(), &model, &run->error);
+    cenote_pack *pack = NULL;
+    if (run->status == CENOTE_OK)
+        run->status = open_pack(run, budget, model, &pack, &run->error);
+    run->request.pack = pack;
     if (run->status == CENOTE_OK)
         run->status = qwen_job_create(model, &run->request, &job, &run->error);
     if (run->status == CENOTE_OK)
         run_job(run, budget, job, model);
     qwen_job_destroy(job);
+    cenote_pack_close(pack);
+    if (model != NULL) {
+        cenote_weights_stats stats;
+        cenote_weights_stats_get(qwen_model_weights(model), &stats);
+        run->pack_failures = stats.pack_failures;
+    }
     qwen_model_close(model);
     cenote_budget_stats stats;
     cenote_budget_stats_get(budget, &stats);

@@ -14,6 +14,7 @@ struct fixture_run {
     struct cn_os *os;
     uint64_t limit_bytes; /* 0: 1 GiB */
     qwen_request request;
+    const char *pack_path; /* a packed copy to read, made when it is not there; NULL: none */
     /* out */
     cenote_status status;
     cenote_error error;
@@ -21,6 +22,7 @@ struct fixture_run {
     uint32_t tokens[FIXTURE_TOKENS_MAX];
     uint32_t token_count;
     uint32_t decode_passes, draft_accepted;
+    uint64_t bytes_read_decode, pack_failures;
     float *logits; /* [steps][vocab]; free with fixture_run_fini() */
     uint64_t logit_count;
     uint64_t charged_after; /* what the budget still held at the end, the process' share left out */

@@ -120,6 +120,55 @@ static void test_resident_rows(void **state)
     fixture_run_fini(&reference);
 }
 
+static void damage(const char *path)
+{
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 0, SEEK_END), 0);
+    long size = ftell(file);
+    for (long at = size / 2; at < size; at += 50000) { /* panels are in the second half, too */
+        assert_int_equal(fseek(file, at, SEEK_SET), 0);
+        assert_int_not_equal(fputc('#', file), EOF);
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+/* A packed copy changes the bytes that are read and nothing else; what is bad in it is read from
+ * the original. */
+static void test_packed_copy(void **state)
+{
+    (void)state;
+    static const char path[] = TEST_BIN_DIR "/identity.pack";
+    remove(path);
+    struct fixture_run reference = run_text(0);
+    for (unsigned step = 0; step < RESIDENT_STEPS; step++) {
+        struct fixture_run runs[2];
+        for (unsigned i = 0; i < 2; i++) {
+            runs[i] = (struct fixture_run){.limit_bytes = reference.plan.smallest_bytes +
+                                                          (256u << 10) + step * RESIDENT_STEP_BYTES,
+                                           .request = fixture_request(),
+                                           .pack_path = i > 0 ? path : NULL};
+            runs[i].request.prompt = long_prompt;
+            runs[i].request.image_count = 0;
+            runs[i].request.draft = QWEN_DRAFT_OFF;
+            runs[i].request.io_engine = step % 2 ? CENOTE_ENGINE_PREAD : CENOTE_ENGINE_AUTO;
+            fixture_run(&runs[i]);
+            assert_same(&reference, &runs[i]);
+        }
+        bool damaged = step >= RESIDENT_STEPS / 2;
+        assert_true((runs[1].pack_failures > 0) == damaged);
+        if (!damaged && runs[0].bytes_read_decode > (1u << 20))
+            assert_true((double)runs[1].bytes_read_decode <
+                        0.9 * (double)runs[0].bytes_read_decode);
+        fixture_run_fini(&runs[0]);
+        fixture_run_fini(&runs[1]);
+        if (step + 1 == RESIDENT_STEPS / 2)
+            damage(path);
+    }
+    remove(path);
+    fixture_run_fini(&reference);
+}
+
 /* A text that goes round and round is guessed right; the guesses change nothing but the passes. */
 static void test_draft(void **state)
 {
@@ -205,9 +254,10 @@ static void test_instruction_sets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budgets),         cmocka_unit_test(test_resident_rows),
-        cmocka_unit_test(test_draft),           cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_kv_type_matters), cmocka_unit_test(test_instruction_sets),
+        cmocka_unit_test(test_budgets),          cmocka_unit_test(test_resident_rows),
+        cmocka_unit_test(test_packed_copy),      cmocka_unit_test(test_draft),
+        cmocka_unit_test(test_threads),          cmocka_unit_test(test_kv_type_matters),
+        cmocka_unit_test(test_instruction_sets),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
