@@ -5,7 +5,8 @@
 
 #include "cli.h"
 
-/* Writes the copy into @p directory, replacing what is there, with a progress line on a terminal.
+/* Writes the copy into @p directory (made when it is not there), replacing what is there, with a
+ * progress line on a terminal.
  * Ctrl-C ends it with CENOTE_E_CANCELLED and leaves nothing behind. @p path is PATH_MAX long. */
 CENOTE_MUST_CHECK cenote_status cli_cache_make(qwen_model *model, cenote_budget *budget,
                                                const char *directory, bool quiet, char *path,
@@ -17,5 +18,14 @@ CENOTE_MUST_CHECK cenote_status cli_cache_make(qwen_model *model, cenote_budget 
 CENOTE_MUST_CHECK cenote_status cli_cache_open(const struct cli_options *options, qwen_model *model,
                                                cenote_budget *budget, cenote_pack **out_pack,
                                                cenote_error *err);
+
+/* Opens the copy in @p directory. Errors: as cenote_pack_open(). */
+CENOTE_MUST_CHECK cenote_status cli_cache_look(qwen_model *model, cenote_budget *budget,
+                                               const char *directory, cenote_pack **out_pack,
+                                               cenote_error *err);
+
+/* Reads all of @p pack and compares checksums; progress and Ctrl-C as in making. */
+CENOTE_MUST_CHECK cenote_status cli_cache_verify(qwen_model *model, cenote_budget *budget,
+                                                 cenote_pack *pack, bool quiet, cenote_error *err);
 
 #endif

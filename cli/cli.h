@@ -58,6 +58,8 @@ struct cli_options {
     const char *cache_directory;
     cenote_dtype kv_dtype;
     const char *logits_path;
+    bool force;
+    bool verify;
     bool raw_prompt;
     bool parse_special;
     bool json;
@@ -70,6 +72,7 @@ struct cli_options {
 int cli_run(const struct cli_options *options);
 int cli_plan(const struct cli_options *options);
 int cli_inspect(const struct cli_options *options);
+int cli_pack(const struct cli_options *options);
 int cli_demo(const struct cli_options *options);
 
 /* ---- the model that comes with the command (model.c) ---- */

@@ -126,6 +126,22 @@ static void test_plan_sizes(void **state)
     assert_int_equal(o.prompt_tokens, 9);
 }
 
+static void test_pack(void **state)
+{
+    (void)state;
+    struct cli_options o;
+    cenote_error err;
+    assert_int_equal(parse("pack", "m", &o, &err), CENOTE_OK);
+    assert_true(o.cache_directory == NULL && !o.force && !o.verify);
+    assert_int_equal(parse("pack", "m|--out|d|--force", &o, &err), CENOTE_OK);
+    assert_string_equal(o.cache_directory, "d");
+    assert_true(o.force && !o.verify);
+    assert_int_equal(parse("pack", "--cache=e|m|--verify", &o, &err), CENOTE_OK);
+    assert_string_equal(o.cache_directory, "e");
+    assert_true(!o.force && o.verify);
+    refuses("pack", "--out|d", "MODEL_DIR is missing");
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -197,6 +213,7 @@ int main(void)
         cmocka_unit_test(test_parses_are_independent),
         cmocka_unit_test(test_percent_of_the_machine),
         cmocka_unit_test(test_plan_sizes),
+        cmocka_unit_test(test_pack),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_an_argument_that_may_be_left_out),
         cmocka_unit_test(test_too_many_images),
