@@ -23,6 +23,7 @@
 
 #include <cmocka.h>
 
+#include "program.h"
 #include "reader_fixture.h"
 #include "weights/reader.h"
 
@@ -162,25 +163,6 @@ static enum child as_nobody_with_none(void)
     return as_nobody(0);
 }
 
-static bool filter(struct sock_filter *code, unsigned short count)
-{
-    struct sock_fprog program = {count, code};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
-
-/* The system call fails with that errno, all else goes on. */
-static bool deny(uint32_t call, unsigned error)
-{
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    return filter(code, sizeof code / sizeof code[0]);
-}
-
 /* io_uring_enter fails with EAGAIN when it is to submit just so many. */
 static bool deny_enter_of(uint32_t count)
 {
@@ -192,12 +174,14 @@ static bool deny_enter_of(uint32_t count)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EAGAIN),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    return filter(code, sizeof code / sizeof code[0]);
+    struct sock_fprog program = {sizeof code / sizeof code[0], code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
 static enum child filtered(unsigned error)
 {
-    if (!deny(SYS_io_uring_setup, error))
+    if (!test_deny_call(SYS_io_uring_setup, error))
         return NOT_HERE;
     enum child result = expect_reader(CN_READER_AUTO, FILE_BYTES, "pread", false);
     return result == HELD ? expect_refusal() : result;
@@ -211,7 +195,7 @@ static enum child filtered_eperm(void)
 /* A kernel that takes no read, ever: the owner's thread reads. */
 static enum child nothing_entered(void)
 {
-    if (!ring_here() || !deny(SYS_io_uring_enter, EAGAIN))
+    if (!ring_here() || !test_deny_call(SYS_io_uring_enter, EAGAIN))
         return NOT_HERE;
     return expect_reader(CN_READER_URING, FILE_BYTES, "io_uring", true);
 }
@@ -255,7 +239,7 @@ static enum child refused_stays_refused(void)
 /* Rings that answer no question about themselves are not trusted with reads. */
 static enum child nothing_registered(void)
 {
-    if (!deny(SYS_io_uring_register, ENOSYS))
+    if (!test_deny_call(SYS_io_uring_register, ENOSYS))
         return NOT_HERE;
     return expect_reader(CN_READER_AUTO, FILE_BYTES, "pread", false);
 }
