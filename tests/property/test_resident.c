@@ -128,7 +128,7 @@ static void scene_make(struct scene *s)
     s->weights = test_weights_open(s->budget, "/m.safetensors", CENOTE_IO_BUFFERED);
     s->pool = test_pool_create(s->budget);
     for (uint32_t i = 0; i < s->count; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "m%u", i);
         s->items[i].tensor_index = test_weights_find(s->weights, name);
     }

@@ -140,7 +140,7 @@ void schedule_open(struct schedule *s)
     s->weights = test_weights_open(s->budget, FOLDER, CENOTE_IO_BUFFERED);
     s->pool = test_pool_create(s->budget);
     for (uint32_t i = 0; i < s->count; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "m%u", i);
         s->items[i] = (cenote_stream_item){test_weights_find(s->weights, name),
                                            s->matrices[i].rows_per_panel};
