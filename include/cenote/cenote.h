@@ -5,6 +5,7 @@
 #define CENOTE_CENOTE_H
 
 #include <cenote/bf12.h>
+#include <cenote/buddy.h>
 #include <cenote/hardware.h>
 #include <cenote/kv.h>
 #include <cenote/layout.h>

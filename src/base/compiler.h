@@ -9,6 +9,13 @@
 #define CN_UNLIKELY(x)      __builtin_expect(!!(x), 0)
 #define CN_ARRAY_COUNT(a)   (sizeof(a) / sizeof((a)[0]))
 
+/* A word as it is in memory <-> byte 0 lowest. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define CN_LITTLE_ENDIAN_64(x) (x)
+#else
+#define CN_LITTLE_ENDIAN_64(x) __builtin_bswap64(x)
+#endif
+
 #if defined(__x86_64__) || defined(__i386__)
 #define CN_SPIN_HINT() __builtin_ia32_pause()
 #else

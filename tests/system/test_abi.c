@@ -32,11 +32,15 @@ static void test_options(void **state)
     AT(cenote_stream_options, panel_bytes_max, 8);
     AT(cenote_stream_options, depth, 20);
     SIZE(cenote_stream_item, 8);
+    SIZE(cenote_buddy_options, 32);
+    AT(cenote_buddy_options, start, 8);
+    AT(cenote_buddy_options, leaf_bytes, 24);
     assert_int_equal(CENOTE_BUDGET_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_POOL_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_KV_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_WEIGHTS_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_STREAM_OPTIONS_VERSION, 2);
+    assert_int_equal(CENOTE_BUDDY_OPTIONS_VERSION, 1);
 }
 
 static void test_reports(void **state)
@@ -58,6 +62,11 @@ static void test_reports(void **state)
     AT(cenote_panel, row_first, 24);
     AT(cenote_panel, slot, 48);
     SIZE(cenote_resident_stats, 40);
+    SIZE(cenote_buddy_block, 24);
+    AT(cenote_buddy_block, kind, 16);
+    SIZE(cenote_buddy_stats, 96);
+    AT(cenote_buddy_stats, largest_block_bytes, 48);
+    AT(cenote_buddy_stats, occupancy, 72);
 }
 
 static void test_values(void **state)
@@ -75,6 +84,9 @@ static void test_values(void **state)
     assert_int_equal(CENOTE_DTYPE_F8_E5M2, 14);
     assert_int_equal(CENOTE_GRANULE_BYTES, 65536);
     assert_int_equal(CENOTE_KV_BLOCK_TOKENS, 16);
+    assert_int_equal(CENOTE_BUDDY_RESERVED, 2);
+    assert_int_equal(CENOTE_BUDDY_LEAF_BYTES_MIN, 16);
+    assert_int_equal(CENOTE_BUDDY_METADATA_ALIGN, 8);
 }
 
 int main(void)
