@@ -60,7 +60,7 @@ CENOTE_API const char *cenote_layout_order_text(cenote_layout_order order);
 
 typedef struct cenote_layout cenote_layout;
 
-/** The memory that a layout of @p count buffers needs, some 300 bytes a buffer; UINT64_MAX for more
+/** The memory that a layout of @p count buffers needs, some 350 bytes a buffer; UINT64_MAX for more
  *  than CENOTE_LAYOUT_BUFFERS_MAX. */
 CENOTE_API uint64_t cenote_layout_bytes(uint64_t count);
 

@@ -103,7 +103,8 @@ static void carve_all(struct carver *carver, uint64_t count, cenote_layout *layo
     CARVE(carver, layout->best, count);
     CARVE(carver, layout->fit.offsets, count);
     CARVE(carver, layout->load, sections);
-    CARVE(carver, layout->floor, sections);
+    layout->floor_leaves = leaf_count(sections);
+    CARVE(carver, layout->floor, 2 * (uint64_t)layout->floor_leaves);
     CARVE(carver, layout->rest, sections);
     CARVE(carver, layout->keys, 2 * count);
     CARVE(carver, layout->moves, cn_layout_move_count(count));

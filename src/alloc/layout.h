@@ -58,7 +58,9 @@ struct cenote_layout {
     struct cn_layout_key *keys;              /* [2 buffers] scratch */
     uint64_t *best;                          /* [items] offsets */
     uint32_t *order;                         /* [items] one that gives `best` by first fit */
-    uint64_t *floor, *rest;                  /* [sections] scratch of the skyline */
+    uint64_t *rest;                          /* [sections] scratch of the skyline */
+    uint64_t *floor;                         /* [2 floor_leaves] its tree */
+    uint32_t floor_leaves;                   /* power of two */
     struct cn_layout_move *moves;            /* [cn_layout_move_count(items)] its stack */
     uint32_t *item_of;                       /* [buffers] UINT32_MAX: of no bytes */
     uint64_t step_target, attempt, failures; /* of the search (layout_search.c) */

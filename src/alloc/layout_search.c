@@ -19,7 +19,8 @@
 
 #include "alloc/layout.h"
 
-#define LUBY_MAX 256u
+/* Of an attempt, unless a single way through all items takes more. */
+#define STEPS_MAX (UINT64_C(1) << 17)
 
 /* ---- numbers ---- */
 
@@ -167,9 +168,9 @@ static void try_skyline(cenote_layout *layout, uint64_t height, uint64_t round, 
 static void attempt(cenote_layout *layout)
 {
     const cenote_layout_report *report = &layout->report;
-    uint64_t round = layout->attempt / 3, factor = luby(round + 1);
-    uint64_t steps = 1000 + 2 * (uint64_t)layout->item_count;
-    steps *= factor < LUBY_MAX ? factor : LUBY_MAX;
+    uint64_t round = layout->attempt / 3, base = 1000 + 2 * (uint64_t)layout->item_count;
+    uint64_t factor = luby(round + 1), most = STEPS_MAX / base;
+    uint64_t steps = base * (factor < most ? factor : most > 0 ? most : 1);
     uint64_t gap = report->peak_bytes - 1 - report->least_bytes;
     switch (layout->attempt++ % 3) {
     case 0:

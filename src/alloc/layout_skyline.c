@@ -36,9 +36,50 @@ struct skyline {
     uint32_t depth;
 };
 
-static bool wants(const cenote_layout *layout, uint32_t section, uint64_t level)
+/* ---- floors ---- */
+
+/* Floors are the leaves of a tree of minima; a section that wants nothing any more has UINT64_MAX.
+ * Past the first and the last it is the same. */
+static uint64_t floor_of(const cenote_layout *layout, uint32_t section)
 {
-    return layout->rest[section] > 0 && layout->floor[section] == level;
+    /* Before 0 it wraps to a section that is none. */
+    return section < layout->section_count ? layout->floor[layout->floor_leaves + section]
+                                           : UINT64_MAX;
+}
+
+/* Recomputes the inner nodes over [lower, upper). */
+static void mend(cenote_layout *layout, uint32_t lower, uint32_t upper)
+{
+    uint64_t *floor = layout->floor;
+    uint32_t first = layout->floor_leaves + lower, last = layout->floor_leaves + upper - 1;
+    while ((first /= 2) > 0) {
+        last /= 2;
+        for (uint32_t node = first; node <= last; node++)
+            floor[node] =
+                floor[2 * node] < floor[2 * node + 1] ? floor[2 * node] : floor[2 * node + 1];
+    }
+}
+
+static void reset(cenote_layout *layout)
+{
+    memset(layout->floor, 0xff, 2 * (size_t)layout->floor_leaves * sizeof *layout->floor);
+    memcpy(layout->rest, layout->load, layout->section_count * sizeof *layout->rest);
+    memset(layout->fit.offsets, 0xff, layout->item_count * sizeof *layout->fit.offsets);
+    for (uint32_t s = 0; s < layout->section_count; s++)
+        if (layout->rest[s] > 0)
+            layout->floor[layout->floor_leaves + s] = 0;
+    mend(layout, 0, layout->section_count);
+}
+
+/* The leftmost of the lowest sections; NOWHERE: all is placed. */
+static uint32_t lowest(const cenote_layout *layout)
+{
+    uint32_t node = 1;
+    if (layout->floor[node] == UINT64_MAX)
+        return NOWHERE;
+    while (node < layout->floor_leaves)
+        node = 2 * node + (layout->floor[2 * node + 1] < layout->floor[2 * node]);
+    return node - layout->floor_leaves;
 }
 
 /* ---- what can be chosen ---- */
@@ -106,10 +147,12 @@ static bool is_affordable(struct skyline *sky, const struct cn_layout_move *move
 static void lift(const struct skyline *sky, const struct cn_layout_move *move, uint64_t floor,
                  uint64_t size)
 {
+    cenote_layout *layout = sky->layout;
     for (uint32_t s = move->lower; s < move->upper; s++) {
-        sky->layout->floor[s] = floor;
-        sky->layout->rest[s] -= size;
+        layout->rest[s] -= size;
+        layout->floor[layout->floor_leaves + s] = layout->rest[s] > 0 ? floor : UINT64_MAX;
     }
+    mend(layout, move->lower, move->upper);
 }
 
 static void undo(const struct skyline *sky, const struct cn_layout_move *move)
@@ -152,14 +195,6 @@ static uint64_t least_top(const cenote_layout *layout, const struct cn_layout_mo
     return least;
 }
 
-static uint64_t wall(const cenote_layout *layout, uint32_t section)
-{
-    /* Below 0 it wraps to a section that is none. */
-    if (section >= layout->section_count || layout->rest[section] == 0)
-        return UINT64_MAX;
-    return layout->floor[section];
-}
-
 /* Would an item that begins at the move's place fit below @p floor in what is raised? */
 static bool is_dominated(const cenote_layout *layout, const struct cn_layout_move *move,
                          uint64_t floor)
@@ -177,7 +212,7 @@ static bool raise_floor(struct skyline *sky, struct cn_layout_move *move)
 {
     const cenote_layout *layout = sky->layout;
     uint64_t floor = least_top(layout, move, &move->upper);
-    uint64_t left = wall(layout, move->lower - 1), right = wall(layout, move->run);
+    uint64_t left = floor_of(layout, move->lower - 1), right = floor_of(layout, move->run);
     if (left < floor)
         floor = left;
     if (right < floor)
@@ -192,32 +227,16 @@ static bool raise_floor(struct skyline *sky, struct cn_layout_move *move)
 
 /* ---- the search ---- */
 
-/* The leftmost of the lowest sections that want something; NOWHERE: all is placed. What is to the
- * right of the last place may be as low as that was, and nothing is lower. */
-static uint32_t lowest(const cenote_layout *layout, const struct cn_layout_move *last)
-{
-    if (last != NULL && last->upper < last->run)
-        return last->upper;
-    uint32_t at = NOWHERE;
-    uint64_t least = UINT64_MAX;
-    for (uint32_t s = 0; s < layout->section_count; s++)
-        if (layout->rest[s] > 0 && layout->floor[s] < least) {
-            least = layout->floor[s];
-            at = s;
-        }
-    return at;
-}
-
 /* @return false when all is placed. */
 static bool descend(struct skyline *sky)
 {
     cenote_layout *layout = sky->layout;
     struct cn_layout_move *move = &layout->moves[sky->depth];
-    uint32_t at = lowest(layout, sky->depth > 0 ? move - 1 : NULL);
+    uint32_t at = lowest(layout);
     if (at == NOWHERE)
         return false;
-    *move = (struct cn_layout_move){.level = layout->floor[at], .lower = at, .run = at + 1};
-    while (move->run < layout->section_count && wants(layout, move->run, move->level))
+    *move = (struct cn_layout_move){.level = floor_of(layout, at), .lower = at, .run = at + 1};
+    while (floor_of(layout, move->run) == move->level)
         move->run++;
     sky->depth++;
     return true;
@@ -262,10 +281,7 @@ enum cn_skyline_end cn_layout_skyline(cenote_layout *layout, uint64_t height, ui
 {
     struct skyline sky = {
         .layout = layout, .height = height, .seed = seed, .next_height = UINT64_MAX};
-    size_t sections_bytes = layout->section_count * sizeof(uint64_t);
-    memset(layout->floor, 0, sections_bytes);
-    memcpy(layout->rest, layout->load, sections_bytes);
-    memset(layout->fit.offsets, 0xff, layout->item_count * sizeof(uint64_t));
+    reset(layout);
     if (!descend(&sky))
         return CN_SKYLINE_FOUND;
     enum cn_skyline_end end = search(&sky, step_max);

@@ -80,7 +80,7 @@ static void test_memory(void **state)
     assert_true(cenote_layout_bytes(0) > 0);
     for (uint64_t count = 1; count < 100; count++)
         assert_true(cenote_layout_bytes(count) > cenote_layout_bytes(count - 1));
-    assert_true(cenote_layout_bytes(20000) < 20000 * 300);
+    assert_true(cenote_layout_bytes(20000) < 20000 * 350);
     assert_true(cenote_layout_bytes(CENOTE_LAYOUT_BUFFERS_MAX) < UINT64_MAX);
     assert_true(cenote_layout_bytes(CENOTE_LAYOUT_BUFFERS_MAX + 1) == UINT64_MAX);
 }
