@@ -48,8 +48,11 @@ struct cli_options {
     uint32_t max_tokens;
     uint32_t max_image_tokens;
     uint32_t thread_count;
-    bool sample;            /* as the model suggests, but for what is given here */
-    qwen_sampling sampling; /* CLI_NOT_GIVEN, CLI_TOP_K_NOT_GIVEN in what is not */
+    bool sample;             /* as the model suggests, but for what is given here */
+    qwen_sampling sampling;  /* CLI_NOT_GIVEN, CLI_TOP_K_NOT_GIVEN in what is not */
+    double time_limit_s;     /* CLI_NOT_GIVEN */
+    uint64_t step_count;     /* 0: not given */
+    uint64_t capacity_bytes; /* 0: not given */
     bool unpacked;
     bool sweep;
     bool measure;
@@ -74,6 +77,7 @@ int cli_plan(const struct cli_options *options);
 int cli_inspect(const struct cli_options *options);
 int cli_pack(const struct cli_options *options);
 int cli_demo(const struct cli_options *options);
+int cli_layout(const struct cli_options *options);
 
 /* ---- the model that comes with the command (model.c) ---- */
 

@@ -144,6 +144,20 @@ static cenote_status set_draft(struct cli_options *options, const struct cli_opt
     return CENOTE_OK;
 }
 
+static cenote_status set_time(struct cli_options *options, const struct cli_option *option,
+                              const char *value, cenote_error *err)
+{
+    return cli_time_parse(value, field(options, option), err);
+}
+
+static cenote_status set_capacity(struct cli_options *options, const struct cli_option *option,
+                                  const char *value, cenote_error *err)
+{
+    if (strchr(value, '%') != NULL)
+        return cenote_error_set(err, CENOTE_E_INVAL, "'%s' is a share of nothing", value);
+    return cli_size_parse(value, 0, field(options, option), err);
+}
+
 /* A positive real, or 0 where the table admits it. */
 static cenote_status set_real(struct cli_options *options, const struct cli_option *option,
                               const char *value, cenote_error *err)
@@ -319,6 +333,22 @@ static const struct cli_option demo_options[] = {
     COMMON_HELP,
 };
 
+static const struct cli_option layout_options[] = {
+    {"time-limit", "TIME",
+     "search for a better layout for so long (10s, 500ms, 2min); default: 10s, or none with "
+     "--steps",
+     set_time, FIELD(time_limit_s), 0, 0},
+    {"steps", "N", "search for so many steps: the same offsets on every machine", set_u64,
+     FIELD(step_count), 1, UINT64_MAX},
+    {"capacity", "SIZE",
+     "what the layout must fit; the search ends when it does, and the exit code is 3 when it does "
+     "not",
+     set_capacity, FIELD(capacity_bytes), 0, 0},
+    COMMON_JSON("cenote.layout/1"),
+    FLAG("quiet", quiet, "no notes, no progress, no summary"),
+    COMMON_HELP,
+};
+
 const struct cli_command cli_commands[] = {
     {"run", "[MODEL_DIR]", "answer a prompt about images, inside a memory budget",
      "MODEL_DIR is a Hugging Face directory as downloaded; without it the demo model answers. The "
@@ -374,6 +404,20 @@ const struct cli_command cli_commands[] = {
      "The model is tiny, trained on drawn shapes, numbers and words, and knows nothing else; its "
      "README.md says how often it is right.",
      "cenote demo", cli_demo, demo_options, COUNT(demo_options)},
+    {"layout", "FILE.csv", "find offsets for buffers whose lifetimes are known",
+     "The file (- is standard input) begins with the line id,lower,upper,size or "
+     "id,lower,upper,size,alignment. Each further line is a buffer that lives in [lower, upper); "
+     "time may count anything, sizes and alignments are in bytes, an alignment is a power of "
+     "two.\n\n"
+     "Written are lines id,offset, in the order of the file, such that no two buffers that live at "
+     "the same time overlap. The peak, the largest offset + size, is at most that of three greedy "
+     "orders, by size, by area and in time; a search improves on the best of them until the time "
+     "is "
+     "over, the steps are done or nothing can be gained. Ctrl-C writes the best so far. An attempt "
+     "is ended before the clock is looked at: with many thousands of buffers that may take a "
+     "second and more.",
+     "cenote layout buffers.csv --capacity 512MiB --time-limit 1min", cli_layout, layout_options,
+     COUNT(layout_options)},
 };
 const size_t cli_command_count = COUNT(cli_commands);
 
@@ -453,6 +497,7 @@ cenote_status cli_options_parse(const struct cli_command *command, int argc, cha
 {
     struct cli_options options = {
         .kv_dtype = CENOTE_DTYPE_F32,
+        .time_limit_s = CLI_NOT_GIVEN,
         .sampling = {CLI_NOT_GIVEN, CLI_TOP_K_NOT_GIVEN, CLI_NOT_GIVEN, CLI_NOT_GIVEN, 0},
     };
     struct option table[OPTION_COUNT_MAX + 1];

@@ -163,3 +163,22 @@ cenote_status cli_real_parse(const char *text, double max, double *out_real, cen
     *out_real = real;
     return CENOTE_OK;
 }
+
+cenote_status cli_time_parse(const char *text, double *out_s, cenote_error *err)
+{
+    static const struct {
+        const char *name;
+        double s;
+    } times[] = {{"", 1}, {"s", 1}, {"ms", 1e-3}, {"min", 60}, {"h", 3600}};
+    struct decimal value;
+    const char *unit = decimal_read(text, &value);
+    for (size_t i = 0; unit != NULL && i < sizeof times / sizeof times[0]; i++) {
+        double s = (double)value.digits / (double)value.scale * times[i].s;
+        if (strcmp(unit, times[i].name) == 0 && s <= 366 * 86400.0) {
+            *out_s = s;
+            return CENOTE_OK;
+        }
+    }
+    return cenote_error_set(err, CENOTE_E_INVAL,
+                            "'%s' is not a time of up to a year, such as 10s, 500ms or 2min", text);
+}

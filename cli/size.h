@@ -25,4 +25,7 @@ CENOTE_MUST_CHECK cenote_status cli_pixels_parse(const char *text, uint32_t max,
 CENOTE_MUST_CHECK cenote_status cli_real_parse(const char *text, double max, double *out_real,
                                                cenote_error *err);
 
+/* "10s", "500ms", "1.5min", "2h"; seconds without a unit; at most a year. */
+CENOTE_MUST_CHECK cenote_status cli_time_parse(const char *text, double *out_s, cenote_error *err);
+
 #endif

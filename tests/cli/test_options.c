@@ -205,10 +205,33 @@ static void test_help_needs_nothing_else(void **state)
     }
 }
 
+static void test_layout(void **state)
+{
+    (void)state;
+    struct cli_options o;
+    cenote_error err;
+    assert_int_equal(parse("layout", "a.csv", &o, &err), CENOTE_OK);
+    assert_true(o.time_limit_s == CLI_NOT_GIVEN);
+    assert_int_equal(o.step_count, 0);
+    assert_int_equal(o.capacity_bytes, 0);
+    assert_int_equal(
+        parse("layout", "-|--time-limit|1.5min|--steps|9|--capacity|2MiB|--json", &o, &err),
+        CENOTE_OK);
+    assert_string_equal(o.path, "-");
+    assert_true(o.time_limit_s == 90);
+    assert_int_equal(o.step_count, 9);
+    assert_int_equal(o.capacity_bytes, 2 << 20);
+    assert_true(o.json);
+    refuses("layout", "a.csv|--capacity|10%", "--capacity: '10%' is a share of nothing");
+    refuses("layout", "a.csv|--time-limit|soon", "--time-limit: 'soon'");
+    refuses("layout", "a.csv|--steps|0", "--steps: '0'");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_run),
+        cmocka_unit_test(test_layout),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_parses_are_independent),
         cmocka_unit_test(test_percent_of_the_machine),

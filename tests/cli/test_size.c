@@ -167,13 +167,40 @@ static void test_reals(void **state)
         assert_int_equal(cli_real_parse(bad[i], 100, &real, &err), CENOTE_E_INVAL);
 }
 
+static void test_times(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        double s;
+    } times[] = {{"10s", 10}, {"10", 10}, {"500ms", 0.5}, {"1.5min", 90}, {"2h", 7200}, {"0s", 0}};
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        double s = -1;
+        assert_int_equal(cli_time_parse(times[i].text, &s, NULL), CENOTE_OK);
+        assert_true(s == times[i].s);
+    }
+    static const char *const bad[] = {"", "s", "-1s", "1y", "1 s", "9000h", "1..5s", "0x1"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        double s = -1;
+        cenote_error err;
+        assert_int_equal(cli_time_parse(bad[i], &s, &err), CENOTE_E_INVAL);
+        assert_true(s == -1);
+        assert_non_null(strstr(err.message, bad[i]));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_units),   cmocka_unit_test(test_fractions_are_exact),
-        cmocka_unit_test(test_percent), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_largest), cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_pixels),  cmocka_unit_test(test_reals),
+        cmocka_unit_test(test_units),
+        cmocka_unit_test(test_times),
+        cmocka_unit_test(test_fractions_are_exact),
+        cmocka_unit_test(test_percent),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_largest),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_pixels),
+        cmocka_unit_test(test_reals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

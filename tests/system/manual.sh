@@ -17,7 +17,7 @@ if command -v man >/dev/null; then
     warnings=$(man --warnings -E UTF-8 -l -Tutf8 -Z "$scratch/cenote.1" 2>&1 >/dev/null || true)
     [ -z "$warnings" ] || { echo "$warnings"; exit 1; }
 fi
-for command in run plan inspect pack; do
+for command in run plan inspect pack layout; do
     "$cenote" $command --help | grep -q "usage: cenote $command"
 done
 [ "$("$cenote" --version)" = "cenote 0.1.0" ]

@@ -3,6 +3,7 @@
  * make_checkpoint, and the end that the keyboard asks for. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -18,6 +19,7 @@
 
 #include <cmocka.h>
 
+#include "layout_instances.h"
 #include "program.h"
 #include "runner_fixture.h"
 
@@ -156,6 +158,33 @@ static void test_ctrl_c(void **state)
     assert_shown("cenote: interrupted");
 }
 
+/* A line that says how far it is; Ctrl-C ends the search and not the answer. */
+static void test_layout(void **state)
+{
+    (void)state;
+    enum { COUNT = 300 };
+    static cenote_layout_buffer buffers[COUNT];
+    char path[] = TEST_SCRATCH_DIR "/terminal.XXXXXX";
+    FILE *file = fdopen(mkstemp(path), "w");
+    assert_non_null(file);
+    layout_make_random(buffers, COUNT, 100, 5000, 6, 1);
+    fputs("id,lower,upper,size,alignment\n", file);
+    for (unsigned i = 0; i < COUNT; i++)
+        fprintf(file, "%u,%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "\n", i, buffers[i].lower,
+                buffers[i].upper, buffers[i].size_bytes, buffers[i].align_bytes);
+    assert_int_equal(fclose(file), 0);
+    const char *const argv[] = {COMMAND, "layout", path, "--time-limit", "1h", NULL};
+    struct screen screen = start(argv, 100, true);
+    watch(&screen, " times the lower bound  ");
+    assert_int_equal(write(screen.master, CTRL_C, 1), 1);
+    assert_int_equal(finish(&screen), 130);
+    assert_shown("searching 0.");
+    assert_shown("cenote: interrupted; this is the best so far");
+    assert_shown("id,offset");
+    assert_shown("\n299,");
+    assert_int_equal(unlink(path), 0);
+}
+
 static void test_bar_of_make_checkpoint(void **state)
 {
     (void)state;
@@ -186,6 +215,7 @@ int main(void)
         cmocka_unit_test(test_narrow_terminal),
         cmocka_unit_test(test_quiet),
         cmocka_unit_test(test_ctrl_c),
+        cmocka_unit_test(test_layout),
         cmocka_unit_test(test_bar_of_make_checkpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
