@@ -9,9 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <unistd.h>
+
 #include <cmocka.h>
 
 #include <cenote/bf12.h>
+#include <cenote/pack.h>
 
 #include "reader_fixture.h"
 #include "weights_fixture.h"
@@ -113,6 +116,25 @@ static void write_shard(struct schedule *s, uint32_t shard, uint32_t first, uint
     free(file);
 }
 
+/* In memory where the machine has a place for that: it is synced, and there are many. */
+static void open_pack(struct schedule *s)
+{
+    char path[512];
+    cenote_pack_info info;
+    cenote_error err;
+    snprintf(path, sizeof path, "%s/cenote-schedule-%d.pack",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : TEST_SCRATCH_DIR, (int)getpid());
+    cenote_pack_options options = CENOTE_PACK_OPTIONS_INIT;
+    cenote_status status =
+        cenote_pack_write(s->weights, s->budget, s->items, s->count, path, &options, &info, &err);
+    if (status == CENOTE_OK)
+        status = cenote_pack_open(s->weights, s->budget, path, CENOTE_IO_BUFFERED, &s->pack, &err);
+    unlink(path);
+    s->packs = status != CENOTE_E_UNSUPPORTED; /* panels too small for it to pay */
+    if (s->packs && status != CENOTE_OK)
+        fail_msg("%s", err.message);
+}
+
 /* ---- open, close ---- */
 
 void schedule_open_stream(struct schedule *s)
@@ -147,12 +169,15 @@ void schedule_open(struct schedule *s)
         uint64_t panel = schedule_panel_bytes(s, i, 0);
         largest = panel > largest ? panel : largest;
     }
+    if (s->packs)
+        open_pack(s);
     if (cenote_resident_create(s->weights, s->budget, s->items, s->resident_count, s->encoding,
-                               NULL, &s->resident, &err) != CENOTE_OK)
+                               s->pack, &s->resident, &err) != CENOTE_OK)
         fail_msg("%s", err.message);
     s->options.version = CENOTE_STREAM_OPTIONS_VERSION;
     s->options.panel_bytes_max = largest;
     s->options.resident = s->resident;
+    s->options.pack = s->pack;
     schedule_open_stream(s);
 }
 
@@ -163,6 +188,7 @@ void schedule_close(struct schedule *s)
     assert_int_equal(cn_fake_books_get(s->fake).open_rings, 0);
     cenote_resident_destroy(s->resident);
     assert_int_equal(cenote_pool_destroy(s->pool), 0);
+    cenote_pack_close(s->pack);
     cenote_weights_close(s->weights);
     assert_int_equal(test_budget_charged(s->budget), 1);
     cenote_budget_destroy(s->budget);
@@ -226,9 +252,29 @@ void schedule_check_bytes(const struct schedule *s, const cenote_panel *panel)
     }
 }
 
+static bool find_packed(const struct schedule *s, uint64_t offset_bytes, uint64_t size_bytes,
+                        uint32_t *out_matrix, uint32_t *out_panel)
+{
+    for (uint32_t i = 0; i < s->count; i++)
+        for (uint32_t p = 0; p < s->matrices[i].panels; p++) {
+            cenote_pack_panel packed;
+            uint64_t first = (uint64_t)p * s->matrices[i].rows_per_panel;
+            uint64_t rows = schedule_panel_bytes(s, i, p) / 2 / s->matrices[i].columns;
+            if (!cenote_pack_find(s->pack, s->items[i].tensor_index, first, rows, &packed) ||
+                packed.encoding == CENOTE_ENCODING_PLAIN || packed.offset_bytes != offset_bytes)
+                continue;
+            *out_matrix = i;
+            *out_panel = p;
+            return size_bytes == packed.size_bytes;
+        }
+    return false;
+}
+
 bool schedule_find(const struct schedule *s, uint32_t file_index, uint64_t offset_bytes,
                    uint64_t size_bytes, uint32_t *out_matrix, uint32_t *out_panel)
 {
+    if (file_index == cenote_weights_file_count(s->weights))
+        return find_packed(s, offset_bytes, size_bytes, out_matrix, out_panel);
     for (uint32_t i = 0; i < s->count; i++) {
         const cenote_tensor_info *tensor =
             cenote_weights_tensor(s->weights, s->items[i].tensor_index);

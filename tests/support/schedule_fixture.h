@@ -36,14 +36,16 @@ struct schedule {
     uint32_t count;
     uint32_t resident_count; /* the first ones are of the resident set */
     bool two_shards;
+    bool packs; /* reads from a packed copy; encoding is then BF12 */
     cenote_encoding encoding;
-    cenote_stream_options options; /* panel_bytes_max and resident are set here */
+    cenote_stream_options options; /* panel_bytes_max, resident and pack are set here */
     struct schedule_events events;
     /* out */
     struct cn_fake *fake;
     cenote_budget *budget;
     cenote_weights *weights;
     cenote_pool *pool;
+    cenote_pack *pack; /* or NULL */
     cenote_resident *resident;
     cenote_stream *stream;
     cenote_stream_item items[SCHEDULE_MATRICES_MAX];
@@ -58,7 +60,7 @@ void schedule_close(struct schedule *s);
 
 /* Fails the test when a panel's bytes are not its matrix'. */
 void schedule_check_bytes(const struct schedule *s, const cenote_panel *panel);
-/* What a read reads: exactly one panel, or false. */
+/* What a read reads: exactly one panel, plain or packed, or false. */
 bool schedule_find(const struct schedule *s, uint32_t file_index, uint64_t offset_bytes,
                    uint64_t size_bytes, uint32_t *out_matrix, uint32_t *out_panel);
 uint64_t schedule_panel_bytes(const struct schedule *s, uint32_t matrix, uint32_t panel);

@@ -48,6 +48,8 @@ struct text {
 };
 static struct text long_answer, short_answer;
 
+static bool packed; /* runs read a packed copy */
+
 struct run {
     pid_t pid;
     int text_fd;
@@ -98,7 +100,8 @@ static struct run start(preparation prepare, const char *engine, const char *tok
             chdir(folder) != 0 || (prepare != NULL && !prepare()))
             _exit(NOT_ALLOWED);
         execl(COMMAND, COMMAND, "run", "model", "--prompt", "hi", "--max-tokens", tokens,
-              "--memory", memory, "--threads", "1", "--io", engine, "--quiet", (char *)NULL);
+              "--memory", memory, "--threads", "1", "--io", engine, "--cache",
+              packed ? "copies" : "none", "--quiet", (char *)NULL);
         _exit(NOT_ALLOWED);
     }
     close(ends[1]);
@@ -218,6 +221,19 @@ static void remove_all(const char *shard)
     shell("rm -r '%s/model'", folder);
 }
 
+static void damage_the_copy(const char *shard)
+{
+    (void)shard;
+    shell("dd if=/dev/zero of=\"$(echo '%s'/copies/*)\" bs=4096 count=40 conv=notrunc status=none",
+          folder);
+}
+
+static void cut_the_copy(const char *shard)
+{
+    (void)shard;
+    shell("truncate -s 8192 \"$(echo '%s'/copies/*)\"", folder);
+}
+
 static struct run run_with(accident happens, const char *engine)
 {
     char shard[700];
@@ -257,6 +273,23 @@ static void test_files_that_stay_whole(void **state)
         struct run run = run_with(accidents[a], engines[a % 2]);
         assert_answers(&run, &long_answer);
     }
+    fresh_model();
+}
+
+/* A packed copy is a cache: what happens to it, the original has the same weights. */
+static void test_packed_copies(void **state)
+{
+    (void)state;
+    static const accident accidents[] = {damage_the_copy, cut_the_copy, remove_it};
+    packed = true;
+    for (size_t a = 0; a < sizeof accidents / sizeof accidents[0]; a++) {
+        fresh_model();
+        shell("cd '%s' && rm -rf copies && '" COMMAND "' pack model --out copies --quiet >packed",
+              folder);
+        struct run run = run_with(accidents[a], "auto");
+        assert_answers(&run, &long_answer);
+    }
+    packed = false;
     fresh_model();
 }
 
@@ -417,9 +450,13 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_changed_files), cmocka_unit_test(test_files_that_stay_whole),
-        cmocka_unit_test(test_seccomp),       cmocka_unit_test(test_ring_that_takes_nothing),
-        cmocka_unit_test(test_nobody),        cmocka_unit_test(test_interrupts),
+        cmocka_unit_test(test_changed_files),
+        cmocka_unit_test(test_files_that_stay_whole),
+        cmocka_unit_test(test_packed_copies),
+        cmocka_unit_test(test_seccomp),
+        cmocka_unit_test(test_ring_that_takes_nothing),
+        cmocka_unit_test(test_nobody),
+        cmocka_unit_test(test_interrupts),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
