@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A tree of eight branches over words of 64 leaves:
  *
- *   level 1    |         7+2            |           none         | ...   a byte for 8 words
- *   level 0    | 7 | 7 | 3 | T | t | ..8|   |   |   |   |   |   |        a byte for a word
- *   words      |64 leaves: used, marks|64 leaves| ...                    two bits for a leaf
+ *   level 1   ... [  8 ] ...                           512 leaves: free are 2^7, nodes 6 and 7
+ *                /      \
+ *   level 0   [ 7 ][ 3 ][T7][ t ][ R ][ 0 ][ 7 ][ 7 ]    64 leaves each
+ *                    |
+ *   word      used   1111 0000 1111 1111 ...           a block of 4 leaves, 4 free, a block of 8
+ *             marks  1000 0000 1000 0000 ...
  *
  * A node's byte is the order + 1 of the largest free block below it, or says that the node is taken
- * as a whole: by one reserved piece, by a block (T, with its order) or by a block that began in a
- * neighbour (t). A block of 64 leaves or more is one, two or four sibling nodes, so its size costs
- * nothing. Two rules make that work:
+ * as a whole: reserved (R), the beginning of a block (T, with its order), or the rest of one (t). A
+ * block of 64 leaves or more is one, two or four sibling nodes, so its length costs nothing. Two
+ * rules make that work:
  *
  *   - below a node that is all free, or taken as a whole, everything looks free. So taking or
  *     freeing a large block touches nothing below it, and whoever splits it finds its parts ready;
@@ -18,8 +21,8 @@
  *
  * The search goes down to the first child that offers enough: the lowest address where the block
  * fits at all. Eight bytes are looked at in one word; a step up ends as soon as a byte stays as it
- * was. Against lists or bitmaps per order this is half the metadata (17 bytes and 1/7 for 64
- * leaves) and a third of the levels, and the policy is one sentence. */
+ * was. Two bitmaps per order, of free and of used blocks, would be twice the metadata (here 17 1/7
+ * bytes for 64 leaves) and three times the levels. */
 #include "alloc/buddy_tree.h"
 
 #include <string.h>
@@ -107,6 +110,12 @@ static uint64_t group_load(const uint8_t *codes)
     return CN_LITTLE_ENDIAN_64(group);
 }
 
+static void group_store(uint8_t *codes, uint64_t group)
+{
+    group = CN_LITTLE_ENDIAN_64(group);
+    memcpy(codes, &group, sizeof group);
+}
+
 /* A bit for each sibling that is all free. */
 static unsigned group_whole(uint64_t group, uint8_t full)
 {
@@ -141,7 +150,7 @@ static uint64_t bytes_max(uint64_t a, uint64_t b)
 }
 
 /* What the parent says. */
-static uint8_t group_code(uint64_t group, uint8_t full)
+static inline uint8_t group_code(uint64_t group, uint8_t full)
 {
     unsigned whole = group_whole(group, full);
     if (whole != 0)
@@ -164,7 +173,7 @@ static struct cn_buddy_word *word_at(const struct cn_buddy_tree *tree, uint64_t 
 
 static uint8_t *code_at(const struct cn_buddy_tree *tree, unsigned level, uint64_t node)
 {
-    return &tree->levels[level].codes[node - tree->levels[level].base];
+    return (uint8_t *)(tree->codes[level] + node);
 }
 
 static uint8_t *siblings_of(const struct cn_buddy_tree *tree, unsigned level, uint64_t node)
@@ -172,22 +181,33 @@ static uint8_t *siblings_of(const struct cn_buddy_tree *tree, unsigned level, ui
     return code_at(tree, level, node & ~UINT64_C(7));
 }
 
-/* Gives a node its code, and everything above what follows from it. */
+/* Puts @p value, where @p mask has ones, over the codes of @p node and its next siblings, and then
+ * what follows from it over those above. Whole groups are stored: a byte stored and eight loaded
+ * would make the processor wait. */
+static void codes_put(struct cn_buddy_tree *tree, unsigned level, uint64_t node, uint64_t mask,
+                      uint64_t value)
+{
+    for (uint8_t full = full_code(level);; full += BRANCH_ORDER) {
+        uint8_t *siblings = siblings_of(tree, level, node);
+        uint64_t group = group_load(siblings);
+        unsigned shift = node % 8 * 8;
+        uint64_t changed = (group & ~(mask << shift)) | value << shift;
+        if (changed == group)
+            return;
+        group_store(siblings, changed);
+        if (level++ == tree->top)
+            return;
+        node >>= BRANCH_ORDER;
+        mask = 0xff;
+        value = group_code(changed, full);
+        if (CN_UNLIKELY(value == CODE_RESERVED))
+            group_store(siblings, EACH(full)); /* taken as a whole now: looks free below */
+    }
+}
+
 static void code_put(struct cn_buddy_tree *tree, unsigned level, uint64_t node, uint8_t code)
 {
-    for (;; level++, node >>= BRANCH_ORDER) {
-        uint8_t *at = code_at(tree, level, node);
-        if (*at == code)
-            return;
-        *at = code;
-        if (level == tree->top)
-            return;
-        uint8_t *siblings = siblings_of(tree, level, node);
-        uint8_t full = full_code(level);
-        code = group_code(group_load(siblings), full);
-        if (CN_UNLIKELY(code == CODE_RESERVED))
-            memset(siblings, full, 8); /* taken as a whole from now on: looks free below */
-    }
+    codes_put(tree, level, node, 0xff, code);
 }
 
 static void word_changed(struct cn_buddy_tree *tree, uint64_t node)
@@ -206,6 +226,12 @@ static uint64_t up_to_8(uint64_t bytes)
     return (bytes + 7) & ~UINT64_C(7);
 }
 
+/* The first node of a level that has a byte. */
+static uint64_t group_base(const struct cn_buddy_tree *tree, unsigned level)
+{
+    return (tree->first >> shift_of(level)) & ~UINT64_C(7);
+}
+
 /* Sets all but the contents; without @p metadata, which may be NULL, all but pointers.
  * @return its bytes */
 static uint64_t lay_out(struct cn_buddy_tree *tree, uint64_t first, uint64_t count, void *metadata)
@@ -222,10 +248,9 @@ static uint64_t lay_out(struct cn_buddy_tree *tree, uint64_t first, uint64_t cou
     uint64_t words = ((tree->end - 1) >> WORD_ORDER) - tree->word_base + 1;
     uint64_t bytes = words * sizeof *tree->words;
     for (unsigned level = 0; level <= top; level++) {
-        struct cn_buddy_level *at = &tree->levels[level];
-        at->base = (tree->first >> shift_of(level)) & ~UINT64_C(7);
-        at->codes = metadata == NULL ? NULL : (uint8_t *)metadata + bytes;
-        bytes += up_to_8(((tree->end - 1) >> shift_of(level)) + 1 - at->base);
+        uint64_t base = group_base(tree, level);
+        tree->codes[level] = (uintptr_t)metadata + bytes - base;
+        bytes += up_to_8(((tree->end - 1) >> shift_of(level)) + 1 - base);
     }
     return bytes;
 }
@@ -309,20 +334,26 @@ static unsigned level_of(unsigned order)
     return (order - WORD_ORDER) / BRANCH_ORDER;
 }
 
+/* Makes the nodes of a block (order >= WORD_ORDER) taken, or free. */
+static void nodes_put(struct cn_buddy_tree *tree, uint64_t leaf, unsigned order, bool taken)
+{
+    unsigned level = level_of(order), shift = shift_of(level);
+    uint64_t mask = (UINT64_C(1) << (8u << (order - shift))) - 1; /* of one, two or four bytes */
+    uint64_t value = EACH(taken ? CODE_TAKEN : full_code(level)) & mask;
+    codes_put(tree, level, leaf >> shift, mask, taken ? value | (order + 1) : value);
+}
+
 static void take(struct cn_buddy_tree *tree, uint64_t leaf, unsigned order)
 {
-    if (order < WORD_ORDER) {
-        struct cn_buddy_word *word = word_at(tree, leaf >> WORD_ORDER);
-        unsigned bit = leaf % 64;
-        word->used |= word_mask(bit, UINT64_C(1) << order);
-        word->marks |= UINT64_C(1) << bit;
-        word_changed(tree, leaf >> WORD_ORDER);
+    if (order >= WORD_ORDER) {
+        nodes_put(tree, leaf, order, true);
         return;
     }
-    unsigned level = level_of(order);
-    uint64_t node = leaf >> shift_of(level);
-    memset(code_at(tree, level, node) + 1, CODE_TAKEN, (1u << (order - shift_of(level))) - 1);
-    code_put(tree, level, node, (uint8_t)(CODE_TAKEN | (order + 1)));
+    struct cn_buddy_word *word = word_at(tree, leaf >> WORD_ORDER);
+    unsigned bit = leaf % 64;
+    word->used |= word_mask(bit, UINT64_C(1) << order);
+    word->marks |= UINT64_C(1) << bit;
+    word_changed(tree, leaf >> WORD_ORDER);
 }
 
 bool cn_buddy_tree_alloc(struct cn_buddy_tree *tree, unsigned order, unsigned place_order,
@@ -340,24 +371,21 @@ bool cn_buddy_tree_free(struct cn_buddy_tree *tree, uint64_t leaf, unsigned orde
 {
     if (order > shift_of(tree->top) || (leaf & ((UINT64_C(1) << order) - 1)) != 0)
         return false;
-    if (order < WORD_ORDER) {
-        struct cn_buddy_word *word = word_at(tree, leaf >> WORD_ORDER);
-        unsigned bit = leaf % 64;
-        bool begins = (word->used & word->marks) >> bit & 1;
-        if (!begins || word_block_count(word, bit) != 1u << order)
+    if (order >= WORD_ORDER) {
+        unsigned level = level_of(order);
+        if (*code_at(tree, level, leaf >> shift_of(level)) != (CODE_TAKEN | (order + 1)))
             return false;
-        word->used &= ~word_mask(bit, UINT64_C(1) << order);
-        word->marks &= ~(UINT64_C(1) << bit);
-        word_changed(tree, leaf >> WORD_ORDER);
+        nodes_put(tree, leaf, order, false);
         return true;
     }
-    unsigned level = level_of(order);
-    uint64_t node = leaf >> shift_of(level);
-    uint8_t *code = code_at(tree, level, node);
-    if (*code != (CODE_TAKEN | (order + 1)))
+    struct cn_buddy_word *word = word_at(tree, leaf >> WORD_ORDER);
+    unsigned bit = leaf % 64;
+    bool begins = (word->used & word->marks) >> bit & 1;
+    if (!begins || word_block_count(word, bit) != 1u << order)
         return false;
-    memset(code + 1, full_code(level), (1u << (order - shift_of(level))) - 1);
-    code_put(tree, level, node, full_code(level));
+    word->used &= ~word_mask(bit, UINT64_C(1) << order);
+    word->marks &= ~(UINT64_C(1) << bit);
+    word_changed(tree, leaf >> WORD_ORDER);
     return true;
 }
 
@@ -563,7 +591,7 @@ const char *cn_buddy_tree_check(const struct cn_buddy_tree *tree)
     for (unsigned level = 0; level <= tree->top; level++) {
         uint64_t first = tree->first >> shift_of(level);
         uint64_t last = (tree->end - 1) >> shift_of(level);
-        for (uint64_t node = tree->levels[level].base; node <= (last | 7); node++) {
+        for (uint64_t node = group_base(tree, level); node <= (last | 7); node++) {
             bool inside = node >= first && node <= last;
             if (!inside && *code_at(tree, level, node) != CODE_NONE)
                 return "a node outside of the range offers something";

@@ -24,19 +24,15 @@ struct cn_buddy_word {
     uint64_t used, marks;
 };
 
-/* What a node offers, a byte each: CODE_NONE and up in buddy_tree.c. */
-struct cn_buddy_level {
-    uint8_t *codes; /* of node `base` and on, in whole groups of 8 siblings */
-    uint64_t base;
-};
-
 struct cn_buddy_tree {
     uint64_t origin;     /* absolute number of leaf 0 */
     uint64_t first, end; /* leaves of the range */
     unsigned top;        /* the level where the range is within two nodes */
     uint64_t word_base;
     struct cn_buddy_word *words; /* of node word_base of level 0 and on */
-    struct cn_buddy_level levels[CN_BUDDY_LEVELS_MAX];
+    /* What each node offers, a byte, in whole groups of 8 siblings: the address where node 0's
+     * would be, if the range began there. */
+    uintptr_t codes[CN_BUDDY_LEVELS_MAX];
 };
 
 enum cn_buddy_kind { CN_BUDDY_FREE, CN_BUDDY_USED, CN_BUDDY_RESERVED };
