@@ -109,6 +109,7 @@ static void carve_all(struct carver *carver, uint64_t count, cenote_layout *layo
     CARVE(carver, layout->keys, 2 * count);
     CARVE(carver, layout->moves, cn_layout_move_count(count));
     CARVE(carver, layout->first, sections + 1);
+    CARVE(carver, layout->choices, count);
     CARVE(carver, layout->order, count);
     CARVE(carver, layout->item_of, count);
     CARVE(carver, layout->fit.by_offset, count);

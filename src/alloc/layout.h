@@ -55,12 +55,13 @@ struct cenote_layout {
     uint32_t *first;              /* [sections + 1] the first item that begins there or later */
     uint64_t *load;               /* [sections] bytes that live */
     struct cn_layout_fit fit;
-    struct cn_layout_key *keys;              /* [2 buffers] scratch */
-    uint64_t *best;                          /* [items] offsets */
-    uint32_t *order;                         /* [items] one that gives `best` by first fit */
-    uint64_t *rest;                          /* [sections] scratch of the skyline */
-    uint64_t *floor;                         /* [2 floor_leaves] its tree */
-    uint32_t floor_leaves;                   /* power of two */
+    struct cn_layout_key *keys; /* [2 buffers] scratch */
+    uint64_t *best;             /* [items] offsets */
+    uint32_t *order;            /* [items] one that gives `best` by first fit */
+    uint32_t *choices;     /* [items] scratch of the skyline: the order in which they are tried */
+    uint64_t *rest;        /* [sections] scratch of the skyline */
+    uint64_t *floor;       /* [2 floor_leaves] its tree */
+    uint32_t floor_leaves; /* power of two */
     struct cn_layout_move *moves;            /* [cn_layout_move_count(items)] its stack */
     uint32_t *item_of;                       /* [buffers] UINT32_MAX: of no bytes */
     uint64_t step_target, attempt, failures; /* of the search (layout_search.c) */
@@ -107,8 +108,8 @@ enum cn_skyline_end {
     CN_SKYLINE_GIVEN_UP, /* the steps ran out */
 };
 
-/* Looks for a layout of at most @p height bytes. @p seed 0 tries long lives first, others shuffle.
- * Adds its steps to report.step_count. */
+/* Looks for a layout of at most @p height bytes. @p seed 0 tries long lives first, others
+ * shuffle. Adds its steps to report.step_count. */
 enum cn_skyline_end cn_layout_skyline(cenote_layout *layout, uint64_t height, uint64_t seed,
                                       uint64_t step_max);
 

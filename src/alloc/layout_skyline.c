@@ -31,7 +31,7 @@
 
 struct skyline {
     cenote_layout *layout;
-    uint64_t height, seed;
+    uint64_t height;
     uint64_t next_height; /* the least that something was given up for */
     uint32_t depth;
 };
@@ -101,16 +101,41 @@ static bool is_twin(const cenote_layout *layout, uint32_t item)
            a->align == b->align;
 }
 
-/* The choice-th item that begins at a section, in the order of this attempt. */
-static uint32_t nth_item(const struct skyline *sky, uint32_t section, uint32_t choice)
+/* 1 to 64, of seed and item alone (splitmix64's last steps). */
+static float chance(uint64_t seed, uint32_t item)
 {
-    const uint32_t *first = &sky->layout->first[section];
-    uint32_t count = first[1] - first[0];
-    uint32_t turn = 0;
-    if (sky->seed != 0)
-        turn = (uint32_t)((section + sky->seed) * UINT64_C(0x9e3779b97f4a7c15) >> 33) % count;
-    uint32_t at = choice + turn;
-    return first[0] + (at < count ? at : at - count);
+    uint64_t x = seed * UINT64_C(0x9e3779b97f4a7c15) + item;
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return 1.0f + (float)(x >> 58);
+}
+
+/* 32 bits by which the items that begin together are tried. */
+static uint32_t rank_of(const cenote_layout *layout, uint64_t seed, uint32_t index)
+{
+    const struct cn_layout_item *item = &layout->items[index];
+    float weight = chance(seed, index);
+    uint32_t bits;
+    if (seed == 0)
+        return index;
+    if (seed % 2 == 1)
+        weight *= (float)item->size;
+    if (seed / 2 % 2 == 1)
+        weight *= (float)(item->upper - item->lower);
+    memcpy(&bits, &weight, sizeof bits); /* of floats above 0 the bits ascend as they do */
+    return ~bits;
+}
+
+/* In which order the items of each section are tried: the longest lives first, as they come; with a
+ * seed a shuffle that favours the large, the long, both or none. */
+static void order_choices(cenote_layout *layout, uint64_t seed)
+{
+    for (uint32_t i = 0; i < layout->item_count; i++)
+        layout->keys[i] = (struct cn_layout_key){
+            (uint64_t)layout->items[i].lower << 32 | rank_of(layout, seed, i), i};
+    cn_layout_sort(layout->keys, layout->item_count);
+    for (uint32_t i = 0; i < layout->item_count; i++)
+        layout->choices[i] = (uint32_t)layout->keys[i].value;
 }
 
 /* The next item to try at the move's place, or NOWHERE. */
@@ -119,7 +144,7 @@ static uint32_t next_item(const struct skyline *sky, struct cn_layout_move *move
     const cenote_layout *layout = sky->layout;
     uint32_t count = layout->first[move->lower + 1] - layout->first[move->lower];
     while (move->choice < count) {
-        uint32_t item = nth_item(sky, move->lower, move->choice++);
+        uint32_t item = layout->choices[layout->first[move->lower] + move->choice++];
         if (fits_run(layout, item, move->run) && !is_twin(layout, item))
             return item;
     }
@@ -279,9 +304,9 @@ static enum cn_skyline_end search(struct skyline *sky, uint64_t step_max)
 enum cn_skyline_end cn_layout_skyline(cenote_layout *layout, uint64_t height, uint64_t seed,
                                       uint64_t step_max)
 {
-    struct skyline sky = {
-        .layout = layout, .height = height, .seed = seed, .next_height = UINT64_MAX};
+    struct skyline sky = {.layout = layout, .height = height, .next_height = UINT64_MAX};
     reset(layout);
+    order_choices(layout, seed);
     if (!descend(&sky))
         return CN_SKYLINE_FOUND;
     enum cn_skyline_end end = search(&sky, step_max);
