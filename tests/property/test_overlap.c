@@ -57,14 +57,13 @@ static void open_with(struct schedule *s, const struct load *load)
 /* @return bytes that were read */
 static uint64_t run(struct schedule *s, uint64_t passes, uint64_t compute_ns, uint64_t *out_panels)
 {
-    struct cn_os *os = cn_fake_os(s->fake);
     cenote_panel panel;
     cenote_weights_stats before, after;
     cenote_weights_stats_get(s->weights, &before);
     assert_int_equal(cenote_stream_start(s->stream, s->items, s->count, passes, NULL), CENOTE_OK);
     for (*out_panels = 0; cenote_stream_next(s->stream, &panel, NULL) == CENOTE_OK;
          (*out_panels)++) {
-        os->ops->sleep_ns(os, compute_ns);
+        cn_fake_work(s->fake, compute_ns);
         cenote_stream_release(s->stream, &panel);
     }
     cenote_weights_stats_get(s->weights, &after);

@@ -59,6 +59,7 @@ struct sim {
     struct schedule s;
     uint64_t random;
     bool faulty, refusing;
+    bool threads;        /* read: nobody is at the door, and only what is handed out is looked at */
     bool fatal;          /* the fault is none that a stream gets over */
     bool suspect;        /* the program has met such a fault */
     bool broken;         /* a file that changes, at the end of that read */
@@ -270,7 +271,7 @@ static void release(struct sim *m, uint32_t index)
     bool in_slot = (held->panel.slot & RESIDENT_SLOT) != RESIDENT_SLOT;
     if (!held->stale) {
         schedule_check_bytes(&m->s, &held->panel); /* nobody wrote over it */
-        if (in_slot)
+        if (in_slot && !m->threads)
             slot_of(m, held->panel.data)->state = IDLE;
     }
     cenote_stream_release(m->s.stream, &held->panel);
@@ -281,6 +282,17 @@ static void release_all(struct sim *m)
 {
     while (m->held_count > 0)
         release(m, m->held_count - 1);
+}
+
+static void took_slot(struct sim *m, const cenote_panel *panel, uint32_t number)
+{
+    struct slot *slot = slot_of(m, panel->data);
+    assert_int_equal(slot->state, THERE);
+    assert_int_equal(slot->visit, m->visit);
+    assert_int_equal(slot->panel, number);
+    /* of two files one may be as it was */
+    assert_false(slot->after && !m->s.two_shards && !m->s.packs);
+    slot->state = HELD;
 }
 
 static void took(struct sim *m, const cenote_panel *panel)
@@ -299,13 +311,8 @@ static void took(struct sim *m, const cenote_panel *panel)
         assert_int_equal(m->reads[matrix][number], 1);
         met.kept++;
     } else {
-        struct slot *slot = slot_of(m, panel->data);
-        assert_int_equal(slot->state, THERE);
-        assert_int_equal(slot->visit, m->visit);
-        assert_int_equal(slot->panel, number);
-        /* of two files one may be as it was */
-        assert_false(slot->after && !m->s.two_shards && !m->s.packs);
-        slot->state = HELD;
+        if (!m->threads)
+            took_slot(m, panel, number);
         m->reads[matrix][number]++;
     }
     m->held[m->held_count++] = (struct held){*panel, false};
@@ -313,7 +320,7 @@ static void took(struct sim *m, const cenote_panel *panel)
 
 static void check_busy(struct sim *m)
 {
-    if (m->faulty || m->refusing)
+    if (m->faulty || m->refusing || m->threads)
         return;
     bool room = count_slots(m, IDLE) > 0 && count_slots(m, UNDER_WAY) < m->depth;
     if (room && more_to_read(m))
@@ -326,6 +333,15 @@ static uint64_t waited_ns(const struct sim *m)
     cenote_weights_stats stats;
     cenote_weights_stats_get(m->s.weights, &stats);
     return stats.wait_ns;
+}
+
+/* Panels of the program that lie in slots. */
+static uint32_t count_held(const struct sim *m)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < m->held_count; i++)
+        count += !m->held[i].stale && (m->held[i].panel.slot & RESIDENT_SLOT) != RESIDENT_SLOT;
+    return count;
 }
 
 static void check_error(struct sim *m, cenote_status status, const cenote_error *err)
@@ -355,7 +371,7 @@ static bool next(struct sim *m)
     cenote_status status = cenote_stream_next(m->s.stream, &panel, &err);
     m->in_next = false;
     waited = waited_ns(m) - waited;
-    if (m->faulty) /* what is read once more is no wait */
+    if (m->faulty || m->threads) /* what is read once more is no wait */
         assert_true(waited <= schedule_now_ns(&m->s) - begin_ns);
     else
         assert_int_equal(waited, schedule_now_ns(&m->s) - begin_ns);
@@ -373,7 +389,7 @@ static bool next(struct sim *m)
             assert_int_equal(stats.refused_panels, 0);
     } else if (status == CENOTE_E_INVAL) {
         assert_non_null(strstr(err.message, "slots are held"));
-        assert_int_equal(count_slots(m, HELD), m->slot_count);
+        assert_int_equal(m->threads ? count_held(m) : count_slots(m, HELD), m->slot_count);
         met.full++;
         release(m, pick(m, m->held_count));
     } else {
@@ -386,8 +402,7 @@ static bool next(struct sim *m)
 
 static void compute(struct sim *m)
 {
-    struct cn_os *os = cn_fake_os(m->s.fake);
-    os->ops->sleep_ns(os, pick(m, 4) == 0 ? pick(m, 4000000) : pick(m, 30000));
+    cn_fake_work(m->s.fake, pick(m, 4) == 0 ? pick(m, 4000000) : pick(m, 30000));
 }
 
 static void consume(struct sim *m)
@@ -555,7 +570,8 @@ static void sim_open(struct sim *m, uint64_t seed)
     m->slot_count = 2 + pick(m, SLOTS_MAX - 1);
     m->s.options.slot_count = m->slot_count;
     m->s.options.depth = pick(m, 2) == 0 ? 0 : 1 + pick(m, m->slot_count);
-    m->s.options.engine = CENOTE_ENGINE_URING;
+    m->threads = seed % 16 == 7;
+    m->s.options.engine = m->threads ? CENOTE_ENGINE_PREAD : CENOTE_ENGINE_URING;
     m->depth = m->s.options.depth > 0 ? m->s.options.depth : 16;
     m->depth = m->depth < m->slot_count ? m->depth : m->slot_count;
     m->s.events = (struct schedule_events){

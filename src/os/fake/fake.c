@@ -20,9 +20,14 @@ void fake_clock_reach(struct cn_fake *fake, uint64_t time_ns)
         ;
 }
 
+void cn_fake_work(struct cn_fake *fake, uint64_t duration_ns)
+{
+    atomic_fetch_add(&fake->clock_ns, duration_ns);
+}
+
 static void fake_sleep_ns(struct cn_os *os, uint64_t duration_ns)
 {
-    atomic_fetch_add(&((struct cn_fake *)os)->clock_ns, duration_ns);
+    cn_fake_work((struct cn_fake *)os, duration_ns);
     sched_yield(); /* whoever sleeps waits for somebody: let them run */
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A system for tests behind the same table as linux: its memory can be refused, its reads can go
- * wrong at a given number, its clock moves only when somebody sleeps, and it counts what is still
- * open or committed.
+ * wrong at a given number, its clock moves only when somebody sleeps or works, and it counts what
+ * is still open or committed.
  *
  * Files are real ones unless cn_fake_file_add() put bytes under that path. File descriptors start
  * at CN_FAKE_FD_FIRST, so that code which goes around the table fails at once.
@@ -23,6 +23,9 @@ struct cn_fake *cn_fake_create(void);
 void cn_fake_destroy(struct cn_fake *fake);
 /* The table to hand to a budget; lives as long as the fake. */
 struct cn_os *cn_fake_os(struct cn_fake *fake);
+
+/* Time passes while the caller works; a sleep lets other threads run as well. */
+void cn_fake_work(struct cn_fake *fake, uint64_t duration_ns);
 
 /* ---- failing calls ---- */
 
