@@ -154,7 +154,7 @@ typedef struct cenote_disk_speed {
     uint32_t depth;       /**< and how many of them at a time */
 } cenote_disk_speed;
 
-/** Reads parts of the checkpoint for about a second, past the page cache where that works, to learn
+/** Reads parts of the checkpoint for a second or two, past the page cache where that works, to learn
  *  how fast they come. Takes 32 MiB of @p pool meanwhile. bytes_per_s is 0 for files smaller than a
  *  chunk. Errors: CENOTE_E_IO, CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_measure_disk(cenote_weights *weights,
