@@ -83,6 +83,14 @@ int main(int argc, char **argv)
         solved += result.report.peak_bytes == result.report.lower_bound_bytes;
     }
     printf("%u of %u perfect packings found\n", solved, (unsigned)PERFECT_COUNT);
+    for (uint64_t size = 16; size <= 4096; size *= 16) {
+        uint64_t text = layout_make_runner_text(buffers, size);
+        struct result result = solve(text, seconds);
+        print("text", text, &result);
+        uint64_t vision = layout_make_runner_vision(buffers, size);
+        result = solve(vision, seconds);
+        print("vision", vision, &result);
+    }
     static const uint64_t counts[] = {1000, BUFFERS_MAX};
     for (unsigned i = 0; i < 2 * 2; i++) {
         bool training = i % 2 != 0;

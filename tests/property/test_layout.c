@@ -259,13 +259,27 @@ static void test_transformers(void **state)
     }
 }
 
+/* Those of the runner are met exactly. */
+static void test_runner(void **state)
+{
+    (void)state;
+    for (uint64_t size = 1; size <= 8192; size *= 2)
+        for (int vision = 0; vision < 2; vision++) {
+            uint64_t count = vision != 0 ? layout_make_runner_vision(buffers, size)
+                                         : layout_make_runner_text(buffers, size);
+            cenote_layout *layout = begin(count);
+            assert_false(cenote_layout_improve(layout, 10000));
+            cenote_layout_report report = check(layout, count);
+            assert_int_equal(report.peak_bytes, report.lower_bound_bytes);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_least),
-        cmocka_unit_test(test_perfect),
-        cmocka_unit_test(test_transformers),
+        cmocka_unit_test(test_random),  cmocka_unit_test(test_least),
+        cmocka_unit_test(test_perfect), cmocka_unit_test(test_transformers),
+        cmocka_unit_test(test_runner),
     };
     memory = malloc(cenote_layout_bytes(COUNT_MAX));
     int failed = memory == NULL ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

@@ -129,6 +129,60 @@ void layout_make_transformer(cenote_layout_buffer *buffers, uint64_t count, bool
     shuffle(buffers, count, &graph.state);
 }
 
+/* ---- the runner's own ---- */
+
+static uint64_t add(cenote_layout_buffer *buffers, uint64_t at, uint64_t lower, uint64_t upper,
+                    uint64_t size)
+{
+    buffers[at] = (cenote_layout_buffer){lower, upper, (size + 63) / 64 * 64, 64};
+    return at + 1;
+}
+
+/* 0 embedding, 1 rotation, 2-5 attention, 6-9 MLP, 10 last norm, 11-12 logits. */
+uint64_t layout_make_runner_text(cenote_layout_buffer *buffers, uint64_t tokens)
+{
+    enum { D = 2048, Q = 2048, KV = 1024, FFN = 6144, HALF = 64, VOCABULARY = 151936 };
+    uint64_t n = 0, floats = tokens * 4, pointers = (tokens + 512 + 15) / 16 * 8;
+    n = add(buffers, n, 0, 12, floats * D); /* residual */
+    n = add(buffers, n, 0, 1, D * 2);       /* a row as in the file */
+    n = add(buffers, n, 1, 10, floats * HALF);
+    n = add(buffers, n, 1, 10, floats * HALF);
+    n = add(buffers, n, 2, 5, floats * D); /* normed */
+    n = add(buffers, n, 3, 6, floats * Q);
+    n = add(buffers, n, 3, 5, floats * KV);
+    n = add(buffers, n, 3, 5, floats * KV);
+    n = add(buffers, n, 4, 6, pointers);
+    n = add(buffers, n, 4, 6, pointers);
+    n = add(buffers, n, 6, 9, floats * D); /* normed */
+    n = add(buffers, n, 7, 10, floats * FFN);
+    n = add(buffers, n, 7, 9, floats * FFN);
+    n = add(buffers, n, 10, 12, floats * D); /* normed */
+    n = add(buffers, n, 11, 13, VOCABULARY * 4);
+    return add(buffers, n, 0, 13, VOCABULARY / 8); /* tokens seen */
+}
+
+/* 0-1 patch rows, 2-3 positions, 4-9 attention, 10-13 MLP, 14-17 merger. */
+uint64_t layout_make_runner_vision(cenote_layout_buffer *buffers, uint64_t patches)
+{
+    enum { D = 1024, FFN = 4096, COLUMNS = 1536, HALF = 32, SIDE = 48 };
+    uint64_t n = 0, floats = patches * 4, pointers = (patches + 15) / 16 * 8;
+    n = add(buffers, n, 0, 2, floats * COLUMNS);
+    n = add(buffers, n, 1, 18, floats * D);      /* residual */
+    n = add(buffers, n, 2, 4, 2 * SIDE * D * 4); /* lines of the position table */
+    n = add(buffers, n, 2, 4, SIDE * D * 2);
+    n = add(buffers, n, 2, 14, floats * HALF);
+    n = add(buffers, n, 2, 14, floats * HALF);
+    n = add(buffers, n, 4, 6, floats * D); /* normed */
+    n = add(buffers, n, 5, 8, floats * 3 * D);
+    n = add(buffers, n, 6, 8, pointers);
+    n = add(buffers, n, 6, 8, pointers);
+    n = add(buffers, n, 7, 9, floats * D); /* attention's output */
+    n = add(buffers, n, 10, 12, floats * D);
+    n = add(buffers, n, 11, 13, floats * FFN);
+    n = add(buffers, n, 14, 16, floats * D);
+    return add(buffers, n, 15, 17, floats * D);
+}
+
 /* ---- anything ---- */
 
 void layout_make_random(cenote_layout_buffer *buffers, uint64_t count, uint64_t moments,

@@ -20,6 +20,13 @@ void layout_make_perfect(cenote_layout_buffer *buffers, uint64_t count, uint64_t
 void layout_make_transformer(cenote_layout_buffer *buffers, uint64_t count, bool training,
                              uint64_t seed);
 
+/** What the runner's decoder holds in a pass over @p tokens tokens of Qwen3-VL-2B
+ * (runner/qwen3vl/text.c): a chunk of prefill with one row of logits. @return the count, below 20
+ */
+uint64_t layout_make_runner_text(cenote_layout_buffer *buffers, uint64_t tokens);
+/** What its vision tower holds for @p patches patches of one picture (vision.c). */
+uint64_t layout_make_runner_vision(cenote_layout_buffer *buffers, uint64_t patches);
+
 /** Lives in [0, moments), sizes up to size_max (0 too), alignments of 1 to 2^align_log2_max. */
 void layout_make_random(cenote_layout_buffer *buffers, uint64_t count, uint64_t moments,
                         uint64_t size_max, unsigned align_log2_max, uint64_t seed);
