@@ -45,7 +45,7 @@ test: ## everything: sanitizers, coverage, then the release build's tests
 	$(call install_deps,$(DEPS_TEST))
 	@sh tools/test.sh $(JOBS)
 
-fuzz: ## fuzz the file readers, FUZZ_SECONDS each (default 600)
+fuzz: ## fuzz the file readers and the buddy allocator, FUZZ_SECONDS each (default 600)
 	@mkdir -p build
 	$(call install_deps,$(DEPS_FUZZ))
 	@sh tools/fuzz.sh $${FUZZ_SECONDS:-600} $(JOBS)

@@ -20,7 +20,8 @@ struct model_block {
 struct model {
     uint64_t leaf_bytes, first_absolute; /* number of the first leaf */
     size_t leaf_count;
-    uint8_t leaves[LEAVES_MAX]; /* cenote_buddy_kind */
+    uint8_t leaves[LEAVES_MAX];   /* cenote_buddy_kind */
+    uint16_t lengths[LEAVES_MAX]; /* of the block that begins there; 0: none */
     struct model_block blocks[BLOCKS_MAX];
     size_t block_count;
     uint64_t alloc_count, peak_leaves;
@@ -101,6 +102,7 @@ static bool model_alloc(struct model *model, uint64_t size_bytes, uint64_t align
             all_of(model, leaf, room, CENOTE_BUDDY_FREE)) {
             *out_address = model_address(model, leaf);
             memset(model->leaves + leaf, CENOTE_BUDDY_USED, count);
+            model->lengths[leaf] = (uint16_t)count;
             model->blocks[model->block_count++] =
                 (struct model_block){*out_address, size_bytes, leaf, count};
             model->alloc_count++;
@@ -113,6 +115,7 @@ static void model_free(struct model *model, size_t index)
 {
     const struct model_block *block = &model->blocks[index];
     memset(model->leaves + block->leaf, CENOTE_BUDDY_FREE, block->count);
+    model->lengths[block->leaf] = 0;
     model->blocks[index] = model->blocks[--model->block_count];
 }
 
@@ -154,14 +157,6 @@ static size_t free_count(const struct model *model, size_t leaf)
     return count;
 }
 
-static size_t used_count(const struct model *model, size_t leaf)
-{
-    for (size_t i = 0; i < model->block_count; i++)
-        if (model->blocks[i].leaf == leaf)
-            return model->blocks[i].count;
-    return 0;
-}
-
 /* Any address inside a block finds it. */
 static bool inside_is_same(const cenote_buddy *buddy, const cenote_buddy_block *block)
 {
@@ -185,7 +180,7 @@ static const char *compare_walk(const struct model *model, const cenote_buddy *b
             return "the walk shows something else than there is";
         if (block.kind == CENOTE_BUDDY_FREE && count != free_count(model, leaf))
             return "a free block is not the largest that begins there";
-        if (block.kind == CENOTE_BUDDY_USED && count != used_count(model, leaf))
+        if (block.kind == CENOTE_BUDDY_USED && count != model->lengths[leaf])
             return "a used block has another length";
         if (!inside_is_same(buddy, &block))
             return "an address inside a block finds something else";
@@ -201,9 +196,12 @@ static const char *compare_figures(struct model *model, const cenote_buddy *budd
     cenote_buddy_stats_get(buddy, &stats);
     for (size_t i = 0; i < model->leaf_count; i++)
         leaves[model->leaves[i]]++;
-    for (size_t i = 0; i < model->leaf_count; i += model->leaves[i] ? 1 : free_count(model, i))
-        if (model->leaves[i] == CENOTE_BUDDY_FREE && free_count(model, i) > largest)
-            largest = free_count(model, i);
+    for (size_t i = 0, count; i < model->leaf_count; i += count) {
+        bool is_free = model->leaves[i] == CENOTE_BUDDY_FREE;
+        count = is_free ? free_count(model, i) : 1;
+        if (is_free && count > largest)
+            largest = count;
+    }
     for (size_t i = 0; i < model->block_count; i++)
         requested += model->blocks[i].requested_bytes;
     if (leaves[CENOTE_BUDDY_USED] > model->peak_leaves)
