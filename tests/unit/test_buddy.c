@@ -13,6 +13,8 @@
 
 #include <cenote/buddy.h>
 
+#include "alloc/buddy_tree.h"
+
 enum { LEAF = 256 };
 
 static cenote_buddy *make(uint64_t start, uint64_t size_bytes, uint64_t leaf_bytes)
@@ -444,6 +446,33 @@ static void test_figures(void **state)
     free(buddy);
 }
 
+/* Every single bit of the tree matters: whichever is flipped, check says so. */
+static void test_check(void **state)
+{
+    (void)state;
+    enum { LEAVES = 1500, FIRST = 37 };
+    cenote_buddy *buddy = make(FIRST * LEAF, LEAVES * LEAF, LEAF);
+    static const unsigned leaves[] = {1, 2, 1, 64, 7, 130, 1, 512, 3};
+    for (size_t i = 0; i < sizeof leaves / sizeof leaves[0]; i++)
+        take(buddy, leaves[i] * LEAF, 0);
+    assert_int_equal(cenote_buddy_reserve(buddy, 1300 * LEAF, 150 * LEAF, NULL), CENOTE_OK);
+    cenote_buddy_options options = CENOTE_BUDDY_OPTIONS_INIT;
+    options.start = FIRST * LEAF;
+    options.size_bytes = LEAVES * LEAF;
+    options.leaf_bytes = LEAF;
+    uint64_t end = cenote_buddy_metadata_bytes(&options);
+    unsigned char *metadata = (unsigned char *)buddy;
+    for (uint64_t at = end - cn_buddy_tree_bytes(FIRST, LEAVES); at < end; at++)
+        for (unsigned bit = 0; bit < 8; bit++) {
+            metadata[at] ^= (unsigned char)(1u << bit);
+            if (cenote_buddy_check(buddy) == NULL)
+                fail_msg("bit %u of byte %llu may be anything", bit, (unsigned long long)at);
+            metadata[at] ^= (unsigned char)(1u << bit);
+        }
+    assert_null(cenote_buddy_check(buddy));
+    free(buddy);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -460,6 +489,7 @@ int main(void)
         cmocka_unit_test(test_reserve_hostile),
         cmocka_unit_test(test_walk),
         cmocka_unit_test(test_figures),
+        cmocka_unit_test(test_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
