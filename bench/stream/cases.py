@@ -222,7 +222,7 @@ def peer_cases(shop, weight_bytes):
 
 def resident_cases(shop, weight_bytes):
     memory = all_budget(shop, weight_bytes)
-    yield Case("resident", "cenote", lambda: shop.ours(memory, capped=False))
+    yield Case("resident", "dense", lambda: shop.ours(memory, capped=False))
     for peer in ("llama", "transformers"):
         yield Case("resident", peer,
                    lambda peer=peer: shop.peer(peer, None, decoded=DECODED, capped=False))

@@ -207,9 +207,9 @@ def time_row(records, fraction):
 
 def all_row(records):
     what, target = "everything resident / no streaming at all", f"<= {ALL_RATIO_MAX}"
-    runs = records.good("resident", "cenote")
+    runs = records.good("resident", "dense")
     if not runs:
-        return missing(what, target, records.why_not("resident", "cenote"))
+        return missing(what, target, records.why_not("resident", "dense"))
     if resident_bytes(runs[0]) is None:
         return missing(what, target, "not in this build (no resident_weight_bytes)")
     ratios = [seconds_per_token(r) / median(records.rate(r)["token_s"]) for r in runs]
@@ -273,11 +273,11 @@ def alive_row(records):
 
 def resident_row(records):
     what, target = "faster of llama.cpp and transformers / ours, all resident", ">= 1.0"
-    peers = {peer: records.ratios(("resident", peer), ("resident", "cenote"))
+    peers = {peer: records.ratios(("resident", peer), ("resident", "dense"))
              for peer in ("llama", "transformers")}
     peers = {peer: ratios for peer, ratios in peers.items() if ratios}
     if not peers:
-        return missing(what, target, records.why_not("resident", "cenote"))
+        return missing(what, target, records.why_not("resident", "dense"))
     best = min(peers, key=lambda peer: median(peers[peer]))
     return judged(f"{what} ({best})", target, peers[best], lambda ratio: ratio >= 1.0, "{:.2f}")
 

@@ -96,7 +96,7 @@ class Verdicts(unittest.TestCase):
 
     def test_everything_resident(self):
         for ratio, expected in ((1.04, report.PASS), (1.06, report.FAIL)):
-            run = ours("resident", "cenote", M, ratio * M / C)
+            run = ours("resident", "dense", M, ratio * M / C)
             self.assertEqual(self.row("everything resident", run), expected)
 
     def test_packed(self):
@@ -127,7 +127,7 @@ class Verdicts(unittest.TestCase):
                                   peer("limit", "llama 1 GiB", 3.7)), report.PASS)
 
     def test_all_resident_against_peers(self):
-        run = ours("resident", "cenote", M, 0.15)
+        run = ours("resident", "dense", M, 0.15)
         llama, other = peer("resident", "llama", 0.20), peer("resident", "transformers", 0.14)
         self.assertEqual(self.row("faster of", run, llama), report.PASS)
         self.assertEqual(self.row("faster of", run, llama, other), report.FAIL)
