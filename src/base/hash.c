@@ -4,6 +4,9 @@
 
 #include <assert.h>
 
+#if defined(CENOTE_COVERAGE) || !defined(__OPTIMIZE__)
+#define XXH_NO_INLINE_HINTS 1 /* its always_inline fails without the optimiser's help */
+#endif
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
