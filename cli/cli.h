@@ -63,6 +63,8 @@ struct cli_options {
     const char *logits_path;
     bool force;
     bool verify;
+    uint64_t context_tokens;
+    const char *history_path;
     bool raw_prompt;
     bool parse_special;
     bool json;
@@ -73,6 +75,7 @@ struct cli_options {
 /* ---- subcommands ---- */
 
 int cli_run(const struct cli_options *options);
+int cli_chat(const struct cli_options *options);
 int cli_plan(const struct cli_options *options);
 int cli_inspect(const struct cli_options *options);
 int cli_pack(const struct cli_options *options);
@@ -99,6 +102,8 @@ CENOTE_MUST_CHECK cenote_status cli_sampling_get(const struct cli_options *optio
 void cli_say(const char *format, ...) CENOTE_PRINTF(1, 2);
 /* Says the error and gives the exit code that belongs to its status. */
 int cli_fail(const cenote_error *err);
+/* What guesses have saved, if anything. */
+void cli_say_draft(const qwen_result *result);
 enum cli_exit cli_exit_of(cenote_status status);
 
 /* Bytes as "251.3 MiB" into @p text; decimal units (4.26 GB) for what is read, binary ones for
@@ -115,6 +120,8 @@ size_t cli_text_piece(const char *text, size_t size_bytes, size_t most_bytes);
 
 /* ---- the budget of a call (limit.c) ---- */
 
+/* "2GiB", or "60%" of the machine's memory or of the lowest cgroup limit when that is less. */
+cenote_status cli_limit_parse(const char *text, uint64_t *out_bytes, cenote_error *err);
 /* --memory, or what the machine can spare. A number above what the machine (or its cgroup) has is
  * lowered to that, with a note unless quiet. */
 cenote_status cli_limit_get(const struct cli_options *options, uint64_t *out_limit_bytes,

@@ -1,17 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From --memory to a limit, and the line that refuses a run which does not fit. */
+#include <string.h>
 
 #include "cli.h"
+#include "size.h"
+
+/* What there is: the machine's memory, or the lowest cgroup limit when that is less. */
+static cenote_status most_bytes(uint64_t *out_bytes, cenote_error *err)
+{
+    cenote_machine_memory machine;
+    cenote_status status = cenote_machine_memory_get(&machine, err);
+    if (status == CENOTE_OK)
+        *out_bytes = machine.total_bytes < machine.cgroup_limit_bytes ? machine.total_bytes
+                                                                      : machine.cgroup_limit_bytes;
+    return status;
+}
+
+cenote_status cli_limit_parse(const char *text, uint64_t *out_bytes, cenote_error *err)
+{
+    uint64_t whole_bytes = 0;
+    cenote_status status = strchr(text, '%') != NULL ? most_bytes(&whole_bytes, err) : CENOTE_OK;
+    return status != CENOTE_OK ? status : cli_size_parse(text, whole_bytes, out_bytes, err);
+}
 
 static cenote_status lower_to_machine(const struct cli_options *options, uint64_t *limit_bytes,
                                       cenote_error *err)
 {
-    cenote_machine_memory machine;
-    cenote_status status = cenote_machine_memory_get(&machine, err);
+    uint64_t most;
+    cenote_status status = most_bytes(&most, err);
     if (status != CENOTE_OK)
         return status;
-    uint64_t most = machine.total_bytes < machine.cgroup_limit_bytes ? machine.total_bytes
-                                                                     : machine.cgroup_limit_bytes;
     if (*limit_bytes <= most)
         return CENOTE_OK;
     char text[CLI_BYTES_TEXT];

@@ -88,17 +88,8 @@ static cenote_status set_memory(struct cli_options *options, const struct cli_op
                                 const char *value, cenote_error *err)
 {
     (void)option;
-    uint64_t whole_bytes = 0;
-    if (strchr(value, '%') != NULL) {
-        cenote_machine_memory machine;
-        cenote_status status = cenote_machine_memory_get(&machine, err);
-        if (status != CENOTE_OK)
-            return status;
-        whole_bytes = machine.total_bytes < machine.cgroup_limit_bytes ? machine.total_bytes
-                                                                       : machine.cgroup_limit_bytes;
-    }
     options->memory_text = value;
-    return cli_size_parse(value, whole_bytes, &options->memory_bytes, err);
+    return cli_limit_parse(value, &options->memory_bytes, err);
 }
 
 static cenote_status set_kv_type(struct cli_options *options, const struct cli_option *option,
@@ -251,6 +242,21 @@ static cenote_status set_real(struct cli_options *options, const struct cli_opti
             "there or not of these files; default: the one in MODEL_DIR, if there is one",         \
             set_text, FIELD(cache_directory), 0, 0                                                 \
     }
+#define COMMON_IO                                                                                  \
+    {                                                                                              \
+        "io", "auto|uring|pread",                                                                  \
+            "how weights are read: by io_uring or by threads; default: auto, io_uring where it "   \
+            "can be had",                                                                          \
+            set_io, 0, 0, 0                                                                        \
+    }
+#define COMMON_DRAFT                                                                               \
+    {                                                                                              \
+        "draft", "auto|lookup|off",                                                                \
+            "look at guesses of the next tokens, taken from the text so far, in the same pass "    \
+            "over the weights; the answer is the same; default: auto, where weights are read for " \
+            "a token",                                                                             \
+            set_draft, 0, 0, 0                                                                     \
+    }
 #define COMMON_JSON(schema) FLAG("json", json, "print one JSON object, schema " schema)
 #define COMMON_HELP         FLAG("help", help, "print this help")
 
@@ -271,16 +277,38 @@ static const struct cli_option run_options[] = {
     COMMON_KV_TYPE,
     COMMON_UNPACKED,
     COMMON_CACHE,
-    {"draft", "auto|lookup|off",
-     "look at guesses of the next tokens, taken from the text so far, in the same pass over the "
-     "weights; the answer is the same; default: auto, where weights are read for a token",
-     set_draft, 0, 0, 0},
-    {"io", "auto|uring|pread",
-     "how weights are read: by io_uring or by threads; default: auto, io_uring where it can be had",
-     set_io, 0, 0, 0},
+    COMMON_DRAFT,
+    COMMON_IO,
     COMMON_JSON("cenote.run/1"),
     {"logits", "FILE.npy", "write each step's logits, float32 [steps, vocabulary]", set_text,
      FIELD(logits_path), 0, 0},
+    FLAG("quiet", quiet, "no notes, no progress, no summary"),
+    COMMON_HELP,
+};
+
+static const struct cli_option chat_options[] = {
+    {"image", "PATH", "a PNG or JPEG file for the first message; may be repeated", set_image, 0, 0,
+     0},
+    {"system", "TEXT", "a system message", set_text, FIELD(system), 0, 0},
+    COMMON_MEMORY,
+    {"max-context", "N",
+     "most tokens of the conversation; default: 4096, or as many as half of the memory that is "
+     "left has room for",
+     set_u64, FIELD(context_tokens), 1, TOKENS_MAX},
+    {"max-tokens", "N", "most tokens of a reply; default: 512, or as many as fit", set_u32,
+     FIELD(max_tokens), 1, TOKENS_MAX},
+    COMMON_IMAGE_TOKENS,
+    COMMON_THREADS,
+    COMMON_SAMPLING,
+    FLAG("parse-special", parse_special, "turn control-token text in messages into control tokens"),
+    COMMON_KV_TYPE,
+    COMMON_UNPACKED,
+    COMMON_CACHE,
+    COMMON_DRAFT,
+    COMMON_IO,
+    {"history", "FILE", "keep the lines that were typed in FILE, for the next time", set_text,
+     FIELD(history_path), 0, 0},
+    FLAG("json", json, "print one JSON object for each message, schema cenote.chat/1"),
     FLAG("quiet", quiet, "no notes, no progress, no summary"),
     COMMON_HELP,
 };
@@ -367,6 +395,21 @@ const struct cli_command cli_commands[] = {
      "appears when the run has ended well and not before.",
      "cenote run Qwen3-VL-2B-Instruct --image cat.jpg --prompt 'What is this?' --memory 1GiB",
      cli_run, run_options, COUNT(run_options)},
+    {"chat", "[MODEL_DIR]", "talk with a model, inside a memory budget",
+     "Each line of standard input is a message, each reply streams to standard output. What was "
+     "read and said stays in the cache: a message costs what is new in it. On a terminal lines can "
+     "be edited and called back; a backslash at the end of a line goes on with the next.\n\n"
+     "Lines that begin with a slash are commands: /image PATH attaches a picture to the next "
+     "message, /stats says what is held, read and used, /memory SIZE moves the budget, /reset "
+     "forgets the conversation, /help lists them, /quit ends (as Ctrl-D does). A message that is "
+     "to begin with a slash begins with two.\n\n"
+     "Ctrl-C stops the reply, and what came of it stays in the conversation; three of them in one "
+     "reply end the process. The conversation has a most number of tokens (--max-context): then a "
+     "message is refused, and /reset makes room. --memory is the promise that it is for cenote "
+     "run; a message that does not fit into it (a large picture) is refused, and the conversation "
+     "goes on.",
+     "cenote chat Qwen3-VL-2B-Instruct --image cat.jpg --memory 1GiB", cli_chat, chat_options,
+     COUNT(chat_options)},
     {"plan", "MODEL_DIR", "say whether a run fits a budget, and where each byte goes",
      "The same code as the refusal of cenote run. The seconds of a token are the longer of what "
      "the "

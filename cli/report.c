@@ -164,3 +164,39 @@ json_t *cli_run_json(const struct cli_run_report *report)
     json_decref(object);
     return NULL;
 }
+
+/* What is only there when the message was asked. */
+static json_t *asked_json(const struct cli_run_report *report)
+{
+    const qwen_result *result = report->result;
+    json_t *object =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "text", cli_json_text(result->text),
+                  "token_ids", cli_json_ids(result->token_ids, result->token_count),
+                  "prompt_tokens", COUNT(result->prompt_tokens), "past_tokens",
+                  COUNT(result->past_tokens), "memory", memory_json(report), "io", io_json(report),
+                  "time", time_json(report), "draft", draft_json(report->plan, result));
+    if (object != NULL && cli_sampling_json_add(object, report->sampling))
+        return object;
+    json_decref(object);
+    return NULL;
+}
+
+json_t *cli_turn_json(const struct cli_run_report *report, const qwen_session_stats *stats,
+                      uint32_t turn, const cenote_error *err)
+{
+    json_t *object = json_pack(
+        "{s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:o}", "schema", "cenote.chat/1", "version",
+        cenote_version(), "model", cli_json_text(report->options->path), "turn", COUNT(turn),
+        "stop_reason", report->result != NULL ? report->result->stop_reason : "error", "error",
+        err != NULL ? cli_json_text(err->message) : json_null(), "context_tokens",
+        COUNT(stats->context_tokens), "used_tokens", COUNT(stats->used_tokens));
+    if (object == NULL || report->result == NULL)
+        return object;
+    json_t *asked = asked_json(report);
+    bool added = asked != NULL && json_object_update(object, asked) == 0;
+    json_decref(asked);
+    if (added)
+        return object;
+    json_decref(object);
+    return NULL;
+}

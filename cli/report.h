@@ -27,6 +27,11 @@ uint64_t cli_peak_bytes(const cenote_process_memory *process);
 
 /* NULL without memory, as all of jansson. */
 json_t *cli_run_json(const struct cli_run_report *report);
+/* A message of a conversation and what came of it, schema cenote.chat/1. Of @p report options,
+ * model, sampling, plan, result, budget and process count; without a result the message was not
+ * asked, and @p err says why. @p err NULL: nothing went wrong. */
+json_t *cli_turn_json(const struct cli_run_report *report, const qwen_session_stats *stats,
+                      uint32_t turn, const cenote_error *err);
 /* Adds temperature, top_k, top_p, repetition_penalty and seed, as they were used. @return false
  * without memory. */
 bool cli_sampling_json_add(json_t *object, const qwen_sampling *sampling);

@@ -4,16 +4,12 @@
  * Nothing is read from the weights before the plan has said that the run fits. Until then the
  * budget does not bind, for the plan needs the tokenizer and the headers to know what the run
  * takes; from then on the limit is the user's. */
-#include <errno.h>
 #include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
+#include "answer.h"
 #include "bound.h"
 #include "cache.h"
-#include "json.h"
 #include "npy.h"
-#include "progress.h"
 #include "report.h"
 #include "signals.h"
 #include "speed.h"
@@ -38,9 +34,7 @@ struct run {
     qwen_plan plan;
     struct cli_npy *npy;
     struct cli_progress progress;
-    bool text_shown;
-    bool output_failed;
-    int output_errno;
+    struct cli_answer answer;
 };
 
 /* ---- events ---- */
@@ -48,30 +42,8 @@ struct run {
 static void on_text(void *context, const char *text, size_t text_bytes)
 {
     struct run *run = context;
-    if (run->options->json || run->output_failed)
-        return;
-    cli_progress_clear(&run->progress);
-    char clean[512];
-    while (text_bytes > 0) {
-        size_t piece = cli_text_piece(text, text_bytes, sizeof clean);
-        size_t size = piece;
-        const char *from = text;
-        if (run->progress.text_on_terminal) {
-            size = cli_text_clean(text, piece, clean);
-            from = clean;
-        }
-        if (fwrite(from, 1, size, stdout) != size)
-            run->output_failed = true;
-        text += piece;
-        text_bytes -= piece;
-    }
-    run->text_shown = true;
-    if (fflush(stdout) != 0)
-        run->output_failed = true;
-    if (run->output_failed) {
-        run->output_errno = errno;
+    if (!cli_answer_write(&run->answer, text, text_bytes))
         qwen_job_cancel(run->job); /* nobody reads on */
-    }
 }
 
 static void on_progress(void *context, qwen_phase phase, uint64_t done, uint64_t total)
@@ -236,10 +208,7 @@ static void say_summary(const struct run *run, const struct cli_run_report *repo
                 result->token_count, result->load_s + result->vision_s + result->prefill_s,
                 result->seconds_per_token, cli_disk_text(result->bytes_read_per_token, read), peak,
                 limit);
-        if (result->draft_accepted > 0)
-            cli_say(
-                "%u of the tokens came from the text before: %.2f tokens a pass over the weights",
-                result->draft_accepted, (double)(result->token_count - 1) / result->decode_passes);
+        cli_say_draft(result);
         say_bound(run, result);
     } else
         cli_say("%u token%s in %.2f s, %s read; peak memory %s of %s", result->token_count,
@@ -254,20 +223,6 @@ static void check_promise(const struct run *run, const struct cli_run_report *re
     if (peak_bytes > run->plan.limit_bytes)
         cli_say("bug: the process held %llu bytes, more than the %llu it was given; please report",
                 (unsigned long long)peak_bytes, (unsigned long long)run->plan.limit_bytes);
-}
-
-static int finish_output(struct run *run)
-{
-    if (run->text_shown && !run->output_failed &&
-        (fputc('\n', stdout) == EOF || fflush(stdout) != 0)) {
-        run->output_failed = true;
-        run->output_errno = errno;
-    }
-    if (!run->output_failed)
-        return CLI_EXIT_OK;
-    cli_say("cannot write the answer: %s", strerror(run->output_errno));
-    clearerr(stdout); /* said; main() need not say it again */
-    return CLI_EXIT_FAILURE;
 }
 
 static int report_run(struct run *run, const qwen_result *result, double start_s)
@@ -310,11 +265,12 @@ static int run_job(struct run *run, double start_s)
         .logits = run->npy != NULL ? on_logits : NULL,
     };
     cli_progress_init(&run->progress, run->model, run->plan.limit_bytes, run->options->quiet);
+    run->answer = (struct cli_answer){.progress = &run->progress, .muted = run->options->json};
     cenote_status status = qwen_job_run(run->job, &run->plan, &events, &result, &err);
     result.load_s += open_s;
     cli_signals_job(NULL);
     cli_progress_clear(&run->progress);
-    int code = finish_output(run);
+    int code = cli_answer_end(&run->answer);
     if (code != CLI_EXIT_OK)
         return code;
     if (status == CENOTE_OK && run->npy != NULL)

@@ -101,3 +101,10 @@ const char *cli_disk_text(uint64_t size_bytes, char text[CLI_BYTES_TEXT])
     static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
     return scaled_text(size_bytes, 1000, units, 5, text);
 }
+
+void cli_say_draft(const qwen_result *result)
+{
+    if (result->draft_accepted > 0)
+        cli_say("%u of the tokens came from the text before: %.2f tokens a pass over the weights",
+                result->draft_accepted, (double)(result->token_count - 1) / result->decode_passes);
+}

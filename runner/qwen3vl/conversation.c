@@ -41,6 +41,9 @@ static qwen_shape shape_of(const qwen_session_options *options)
         .thread_count = options->thread_count,
         .unpacked = options->unpacked,
         .io_engine = options->io_engine,
+        .read_depth = options->read_depth,
+        .pack = options->pack,
+        .draft = options->draft,
     };
 }
 
@@ -213,6 +216,9 @@ static cenote_status create_job(qwen_session *session, const qwen_message *messa
         .thread_count = session->held.thread_count,
         .unpacked = options->unpacked,
         .io_engine = options->io_engine,
+        .read_depth = options->read_depth,
+        .pack = options->pack,
+        .draft = options->draft,
     };
     const qwen_job_past past = {
         .turns = turns,
@@ -352,13 +358,11 @@ cenote_status qwen_session_limit_set(qwen_session *session, uint64_t limit_bytes
     uint64_t past = session->kept.count, context = session->held.context_tokens;
     if (past + SHORT_TOKENS >= context)
         past = context > SHORT_TOKENS + 1 ? context - SHORT_TOKENS - 1 : 0;
-    const qwen_shape least = {
-        .prompt_tokens = past + (context > SHORT_TOKENS ? SHORT_TOKENS : 1),
-        .past_tokens = past,
-        .max_tokens = 1,
-        .kv_dtype = session->options.kv_dtype,
-        .thread_count = session->held.thread_count,
-    };
+    qwen_shape least = shape_of(&session->options);
+    least.prompt_tokens = past + (context > SHORT_TOKENS ? SHORT_TOKENS : 1);
+    least.past_tokens = past;
+    least.max_tokens = 1;
+    least.thread_count = session->held.thread_count;
     qwen_run *run = &session->run;
     qwen_plan plan;
     cenote_status status =

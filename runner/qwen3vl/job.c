@@ -10,23 +10,46 @@
 #include "sample.h"
 #include "tokenizer/unicode.h"
 
+/* The grid of the picture in a file. */
+static cenote_status probe_grid(const qwen_model *model, const char *path,
+                                uint32_t max_image_tokens, uint32_t *out_grid_h,
+                                uint32_t *out_grid_w, cenote_error *err)
+{
+    qwen_image_info info;
+    cenote_status status = qwen_image_probe(path, &info, err);
+    if (status != CENOTE_OK)
+        return status;
+    cenote_error detail;
+    status = qwen_model_image_grid(model, info.width, info.height, max_image_tokens, out_grid_h,
+                                   out_grid_w, &detail);
+    if (status != CENOTE_OK)
+        return cenote_error_set(err, status, "%s: %.300s", path, detail.message);
+    return CENOTE_OK;
+}
+
 static cenote_status probe_image(qwen_job *job, uint32_t i, cenote_error *err)
 {
     const qwen_request *request = job->request;
     qwen_shape *shape = &job->shape;
     const char *path = request->image_paths[i];
     uint32_t patch = job->model->config.vision.patch_size;
-    qwen_image_info info;
-    cenote_status status = qwen_image_probe(path, &info, err);
-    if (status != CENOTE_OK)
-        return status;
-    cenote_error detail;
-    status = qwen_model_image_grid(job->model, info.width, info.height, request->max_image_tokens,
-                                   &shape->grid_h[i], &shape->grid_w[i], &detail);
-    if (status != CENOTE_OK)
-        return cenote_error_set(err, status, "%s: %.300s", path, detail.message);
-    return qwen_image_load_bytes(path, shape->grid_h[i] * patch, shape->grid_w[i] * patch,
-                                 &shape->decode_bytes[i], err);
+    cenote_status status = probe_grid(job->model, path, request->max_image_tokens,
+                                      &shape->grid_h[i], &shape->grid_w[i], err);
+    return status != CENOTE_OK
+               ? status
+               : qwen_image_load_bytes(path, shape->grid_h[i] * patch, shape->grid_w[i] * patch,
+                                       &shape->decode_bytes[i], err);
+}
+
+cenote_status qwen_model_image_tokens(const qwen_model *model, const char *path,
+                                      uint32_t max_image_tokens, uint64_t *out_tokens,
+                                      cenote_error *err)
+{
+    uint32_t grid_h, grid_w;
+    cenote_status status = probe_grid(model, path, max_image_tokens, &grid_h, &grid_w, err);
+    if (status == CENOTE_OK)
+        *out_tokens = (uint64_t)grid_h * grid_w / qwen_merge_count(&model->config.vision);
+    return status;
 }
 
 cenote_status qwen_shape_image_add(const qwen_model *model, uint32_t width, uint32_t height,

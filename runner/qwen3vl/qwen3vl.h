@@ -136,6 +136,12 @@ CENOTE_MUST_CHECK cenote_status qwen_model_image_grid(const qwen_model *model, u
                                                       uint32_t *out_grid_h, uint32_t *out_grid_w,
                                                       cenote_error *err);
 
+/** Tokens that the picture in the file at @p path would be. Reads its header only.
+ *  Errors: those of images. */
+CENOTE_MUST_CHECK cenote_status qwen_model_image_tokens(const qwen_model *model, const char *path,
+                                                        uint32_t max_image_tokens,
+                                                        uint64_t *out_tokens, cenote_error *err);
+
 /** Adds a picture of which only the size is known: its grid, its tokens with their two markers, and
  *  the memory of a decoder that works a row at a time. @p shape begins as {0} or as a job's.
  *  Errors: CENOTE_E_INVAL (too many pictures, a size that the processor refuses). */
@@ -310,6 +316,9 @@ typedef struct qwen_session_options {
     bool parse_special;        /**< control-token text in messages becomes control tokens */
     bool unpacked;             /**< resident weights never in 12 bits */
     cenote_io_engine io_engine;
+    uint32_t read_depth; /**< as in qwen_request, this and the next two */
+    const cenote_pack *pack;
+    qwen_draft draft;
     qwen_sampling sampling;
 } qwen_session_options;
 

@@ -72,6 +72,25 @@ static void test_run(void **state)
     assert_string_equal(o.logits_path, "l.npy");
 }
 
+static void test_chat(void **state)
+{
+    (void)state;
+    struct cli_options o;
+    cenote_error err;
+    const char *line = "m|--image|a.png|--max-context|9000|--history|h|--sample|--json";
+    if (parse("chat", line, &o, &err) != CENOTE_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(o.context_tokens, 9000);
+    assert_string_equal(o.history_path, "h");
+    assert_true(o.sample && o.json);
+    assert_int_equal(o.image_count, 1);
+    assert_int_equal(parse("chat", "", &o, &err), CENOTE_OK);
+    assert_null(o.path);
+    assert_int_equal(o.context_tokens, 0);
+    refuses("chat", "m|--max-context|0", "0");
+    refuses("chat", "m|--prompt|hi", "--prompt");
+}
+
 static void test_defaults(void **state)
 {
     (void)state;
@@ -232,6 +251,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_run),
         cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_chat),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_parses_are_independent),
         cmocka_unit_test(test_percent_of_the_machine),

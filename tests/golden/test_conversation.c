@@ -2,9 +2,10 @@
 /* Conversations against transformers: conversations.json (make_conversations.py) holds the ids of
  * each turn's whole prompt, of the greedy reply, and how much of the prompt a cache may keep.
  *
- * Every conversation runs twice: with room, and in as little memory as each turn takes, with
- * another number of threads and the portable kernels. A turn that does not fit is refused, the
- * limit is moved, and the same message asked again. Logits of both must be the same to the bit. */
+ * Every conversation runs three times: with room, with guesses of the next tokens, and in as little
+ * memory as each turn takes, with another number of threads and the portable kernels. There a turn
+ * that does not fit is refused, the limit is moved, and the same message asked again. Logits of all
+ * must be the same to the bit. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -81,8 +82,9 @@ struct talk {
     qwen_model *model;
     qwen_session *session;
     uint64_t limit_bytes;
-    bool tight;
+    bool tight, guessing;
     unsigned refusals;
+    uint32_t guessed_right;
     uLong logits_sum;
 };
 
@@ -108,6 +110,7 @@ static void talk_open(struct talk *talk, const char *model, const json_t *conver
         .context_tokens = 300,
         .kv_dtype = CENOTE_DTYPE_F32,
         .thread_count = talk->tight ? 3 : 2,
+        .draft = talk->guessing ? QWEN_DRAFT_LOOKUP : QWEN_DRAFT_OFF,
         .system = text_of(conversation, "system"),
         .sampling.repetition_penalty =
             (float)json_number_value(json_object_get(conversation, "repetition_penalty")),
@@ -176,6 +179,7 @@ static void turn_check(struct talk *talk, const json_t *conversation, size_t num
     };
     qwen_result result;
     ask(talk, &message, &result);
+    talk->guessed_right += result.draft_accepted;
     uint64_t count;
     const uint32_t *ids = qwen_session_prompt_ids(talk->session, &count);
     ids_check(json_object_get(turn, "prompt_ids"), ids, count, "prompt id", number);
@@ -189,17 +193,21 @@ static void turn_check(struct talk *talk, const json_t *conversation, size_t num
     assert_int_equal(stats.turn_count, number + 1);
 }
 
-static uLong conversation_run(const json_t *conversation, const char *model, bool tight)
+static uint32_t guessed_right; /* in all conversations */
+
+static uLong conversation_run(const json_t *conversation, const char *model, struct talk talk)
 {
-    struct talk talk = {.tight = tight, .logits_sum = crc32(0, NULL, 0)};
+    talk.logits_sum = crc32(0, NULL, 0);
     size_t turns = json_array_size(json_object_get(conversation, "turns"));
     talk_open(&talk, model, conversation);
     for (size_t i = 0; i < turns; i++)
         turn_check(&talk, conversation, i);
     uLong sum = talk.logits_sum;
     talk_close(&talk);
-    print_message("%s, %s: %zu turns, %u refusals\n", text_of(conversation, "name"),
-                  tight ? "least memory" : "ample memory", turns, talk.refusals);
+    print_message("%s, %s: %zu turns, %u refusals, %u tokens guessed right\n",
+                  text_of(conversation, "name"), talk.tight ? "least memory" : "ample memory",
+                  turns, talk.refusals, talk.guessed_right);
+    guessed_right += talk.guessed_right;
     return sum;
 }
 
@@ -209,12 +217,13 @@ static void test_conversation(void **state)
     char folder[512], model[600];
     assert_non_null(conversation);
     model_make(conversation, folder, model);
-    uLong sum = conversation_run(conversation, model, false);
+    uLong sum = conversation_run(conversation, model, (struct talk){0});
+    assert_int_equal(conversation_run(conversation, model, (struct talk){.guessing = true}), sum);
     const char *isa = getenv("CENOTE_ISA");
     char given[16];
     snprintf(given, sizeof given, "%s", isa != NULL ? isa : "");
     setenv("CENOTE_ISA", "portable", 1);
-    assert_int_equal(conversation_run(conversation, model, true), sum);
+    assert_int_equal(conversation_run(conversation, model, (struct talk){.tight = true}), sum);
     if (given[0] != '\0')
         setenv("CENOTE_ISA", given, 1);
     else
@@ -271,10 +280,16 @@ static void test_renderings(void **state)
     token_fixture_fini(&fixture);
 }
 
+static void test_guesses_were_made(void **state)
+{
+    (void)state;
+    assert_true(guessed_right > 0);
+}
+
 int main(void)
 {
     static char names[][16] = {"text", "pictures", "system", "one_token", "penalty", "thinking"};
-    struct CMUnitTest tests[sizeof names / sizeof names[0] + 1];
+    struct CMUnitTest tests[sizeof names / sizeof names[0] + 2];
     size_t count = 0;
     golden = json_load_file(GOLDEN_DIR "/conversations.json", 0, NULL);
     if (golden == NULL)
@@ -283,6 +298,7 @@ int main(void)
         tests[count] =
             (struct CMUnitTest){names[count], test_conversation, NULL, NULL, names[count]};
     tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_renderings);
+    tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_guesses_were_made);
     int failed = _cmocka_run_group_tests("conversations", tests, count, NULL, NULL);
     json_decref(golden);
     return failed;
