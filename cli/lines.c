@@ -148,7 +148,8 @@ static void edit_init(struct cli_lines *lines)
     el_set(lines->edit, EL_GETCFN, next_character);
     el_set(lines->edit, EL_PROMPT, prompt);
     el_set(lines->edit, EL_EDITOR, "emacs");
-    el_set(lines->edit, EL_ADDFN, "file-complete", "completes a file's name", _el_fn_complete);
+    /* The wide form keeps the texts as they are; the other one copies them and loses the copies. */
+    el_wset(lines->edit, EL_ADDFN, L"file-complete", L"completes a file's name", _el_fn_complete);
     el_set(lines->edit, EL_BIND, "^I", "file-complete", NULL);
     history_load(lines);
     el_source(lines->edit, NULL);
