@@ -198,7 +198,7 @@ static cenote_status set_real(struct cli_options *options, const struct cli_opti
     }
 #define COMMON_UNPACKED                                                                            \
     FLAG("unpacked", unpacked,                                                                     \
-         "hold resident weights as they are; default: in 12 bits where they do not all fit")
+         "hold resident weights as they are; default: bf16 ones in 12 bits")
 #define COMMON_SAMPLING                                                                            \
     FLAG(                                                                                          \
         "sample", sample,                                                                          \

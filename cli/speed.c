@@ -25,6 +25,8 @@
 #define SPARE_BYTES_MIN (512ull << 20)
 #define RATE_MAX        1e15
 #define DEPTH_MAX       256
+/* Of speed.json: it is read inside a run's budget. */
+#define STORE_BYTES_MAX (64 << 10)
 
 struct keys {
     char host[256];
@@ -68,7 +70,9 @@ static json_t *load_store(const struct keys *keys)
     char path[PATH_MAX];
     json_t *store = NULL;
     const char *schema, *host;
-    if (store_path(path, false))
+    struct stat st;
+    if (store_path(path, false) && stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+        st.st_size <= STORE_BYTES_MAX)
         store = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
     if (store != NULL &&
         json_unpack(store, "{s:s, s:s, s:o, s:o}", "schema", &schema, "host", &host, "disks",

@@ -55,6 +55,11 @@ for text in "" "{" "[]" '{"schema": "cenote.speed/1", "host": 5, "disks": {}, "k
     grep -q '"schema": "cenote.speed/1"' $store || fail "not measured again after: $text"
 done
 
+# Nor does one that is larger than it can be, for runs read it inside their budget.
+{ tr -d '\n' <edited; head -c 100000 /dev/zero | tr '\0' ' '; } >$store
+plan
+[ "$(get forecast.disk_bytes_per_s)" != 1000 ] || fail "a store of 100 KB was read"
+
 # A directory that cannot be made is no error.
 XDG_CACHE_HOME=/proc/none plan
 get forecast.seconds_per_token >/dev/null
