@@ -461,7 +461,8 @@ static bool store(const struct resident_panel *panel, char *place, const cenote_
             memcpy(place, read->data, packed_bytes);
         return fits;
     }
-    /* The encoder writes up to the most: a place cut to a packed copy waits for that. */
+    /* The encoder may write that much: a place cut to a packed copy is too small for it, and the
+     * panel stays in the stream. */
     if (panel->packed)
         return room >= most && cenote_bf12_encode(read->data, read->row_count, read->row_bytes / 2,
                                                   place, &packed_bytes) == CENOTE_OK;
