@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Blocks: whole granules, found by first fit, handed out and taken back. */
+#include <assert.h>
+
+#include "base/poison.h"
+#include "pool/pool_impl.h"
+
+static void count_block(cenote_pool *pool, struct cn_run run, uint64_t size_bytes)
+{
+    pool->slack_bytes[run.first] = (uint16_t)(run.count * GRANULE_BYTES - size_bytes);
+    pool->requested_bytes += size_bytes;
+    pool->alloc_count++;
+    if (pool->runs.used_count > pool->used_peak_granules)
+        pool->used_peak_granules = pool->runs.used_count;
+    if (pool->runs.committed_count > pool->committed_peak_granules)
+        pool->committed_peak_granules = pool->runs.committed_count;
+}
+
+cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_data,
+                                cenote_error *err)
+{
+    if (size_bytes == 0)
+        return cenote_error_set(err, CENOTE_E_INVAL, "pool %s: a block of 0 bytes",
+                                cenote_class_text(pool->class_id));
+    uint64_t granules = size_bytes / GRANULE_BYTES + (size_bytes % GRANULE_BYTES != 0);
+    struct cn_run run;
+    pthread_mutex_lock(&pool->lock);
+    cenote_status status = cn_pool_obtain(pool, size_bytes, granules, &run, err);
+    if (status == CENOTE_OK) {
+        cn_page_runs_take(&pool->runs, run);
+        count_block(pool, run, size_bytes);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (status != CENOTE_OK)
+        return status;
+    char *data = pool->base + run.first * GRANULE_BYTES;
+    cn_poison_give(data, size_bytes, run.count * GRANULE_BYTES);
+    *out_data = data;
+    return CENOTE_OK;
+}
+
+void cenote_pool_free(cenote_pool *pool, void *data)
+{
+    if (data == NULL)
+        return;
+    uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
+    struct cn_run run = {0, 0};
+    pthread_mutex_lock(&pool->lock);
+    bool found = offset % GRANULE_BYTES == 0 &&
+                 cn_page_runs_block(&pool->runs, offset / GRANULE_BYTES, &run);
+    assert(found && "cenote_pool_free: not a block of this pool");
+    if (found) {
+        cn_poison_take(data, run.count * GRANULE_BYTES);
+        pool->requested_bytes -= run.count * GRANULE_BYTES - pool->slack_bytes[run.first];
+        cn_page_runs_free(&pool->runs, run);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of a pool share: its struct, and who may call what with which lock.
+ *
+ *   pool.c         create, destroy; sizes that follow from a quota
+ *   pool_alloc.c   alloc, free
+ *   pool_retain.c  what is committed: charging, committing, giving idle memory back
+ *   pool_stats.c   statistics, check */
+#ifndef CN_POOL_POOL_IMPL_H
+#define CN_POOL_POOL_IMPL_H
+
+#include <pthread.h>
+
+#include "alloc/page_runs.h"
+#include "pool/budget.h"
+
+#define GRANULE_BYTES    ((uint64_t)CENOTE_GRANULE_BYTES)
+#define CHUNK_BYTES      (GRANULE_BYTES * CN_CHUNK_GRANULES)
+#define TABLE_PAGE_BYTES 4096u
+
+struct cenote_pool {
+    struct cn_budget_client client; /* first: trim gets back from it to the pool */
+    cenote_budget *budget;
+    struct cn_os *os;
+    struct cn_arena *arena; /* holds this struct too */
+    char *base;
+    uint64_t reserve_bytes;
+    cenote_class class_id;
+    uint64_t quota_granules;
+
+    pthread_mutex_t lock;
+    struct cn_page_runs runs; /* lock, and what follows */
+    uint16_t *slack_bytes;    /* by a block's first granule: whole granules less what was asked */
+    uint64_t charged_bytes;
+    uint64_t requested_bytes;
+    uint64_t used_peak_granules;
+    uint64_t committed_peak_granules;
+    uint64_t alloc_count;
+};
+
+/* ---- pool_retain.c ---- */
+
+/* The charge for so many committed granules in so many touched chunks. */
+uint64_t cn_pool_charge_of(uint64_t committed_granules, uint64_t touched_chunks);
+
+/* The budget's callback: gives back idle memory until @p want_bytes are uncharged. Locks. */
+uint64_t cn_pool_trim_client(struct cn_budget_client *client, uint64_t want_bytes);
+
+/* Finds a run of @p granules, charges and commits what of it is not committed yet. The pool is
+ * locked; the lock is let go while the budget makes room. On failure nothing more is charged than
+ * before. The run is not taken yet. */
+cenote_status cn_pool_obtain(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
+                             struct cn_run *out_run, cenote_error *err);
+
+#endif

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What of a pool is committed, what that costs, and when it goes back.
+ *
+ * What is charged is a function of the committed granules C and of the 2 MiB chunks T that they
+ * touch, and of nothing else, so it can be checked at any moment:
+ *
+ *   charge = C * 64 KiB + max(C * 128, (T - 1) * 4 KiB)
+ *
+ * A page table page of 4 KiB serves 2 MiB: 128 bytes for each granule as long as blocks lie side
+ * by side, which first fit sees to, and one page for each touched chunk when trimming has left
+ * holes. (The first of them is in CN_RANGE_CHARGE_BYTES.) A huge page keeps such a page in reserve,
+ * so it costs the same.
+ *
+ * Free blocks stay committed ("idle"): the first touch of memory costs far more than finding it.
+ * The budget asks for idle memory when it needs it, and gets it from the high end. */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/poison.h"
+#include "pool/pool_impl.h"
+
+/* ---- what things cost ---- */
+
+uint64_t cn_pool_charge_of(uint64_t committed_granules, uint64_t touched_chunks)
+{
+    uint64_t dense = committed_granules * (CN_GRANULE_CHARGE_BYTES - GRANULE_BYTES);
+    uint64_t sparse = touched_chunks > 0 ? (touched_chunks - 1) * TABLE_PAGE_BYTES : 0;
+    return committed_granules * GRANULE_BYTES + (dense > sparse ? dense : sparse);
+}
+
+uint64_t cenote_pool_charge_bytes(uint64_t size_bytes)
+{
+    uint64_t granules = size_bytes / GRANULE_BYTES + (size_bytes % GRANULE_BYTES != 0);
+    uint64_t charge;
+    return cn_checked_mul(granules, CN_GRANULE_CHARGE_BYTES, &charge) ? charge : UINT64_MAX;
+}
+
+/* ---- giving idle memory back ---- */
+
+/* Brings the charge in line with what is committed. @return bytes uncharged. Pool locked. */
+static uint64_t settle(cenote_pool *pool)
+{
+    uint64_t charge = cn_pool_charge_of(pool->runs.committed_count, pool->runs.chunk_count);
+    assert(charge <= pool->charged_bytes);
+    uint64_t back = pool->charged_bytes - charge;
+    pool->charged_bytes = charge;
+    if (back > 0)
+        cenote_budget_uncharge(pool->budget, back);
+    return back;
+}
+
+/* Decommits a run that is in no block. Widened to whole chunks where that is possible, so that
+ * their page tables go too. Pool locked. */
+static void decommit(cenote_pool *pool, struct cn_run run)
+{
+    cn_page_runs_decommit(&pool->runs, run);
+    struct cn_run whole = cn_page_runs_widen(&pool->runs, run);
+    char *address = pool->base + whole.first * GRANULE_BYTES;
+    cn_poison_forget(address, whole.count * GRANULE_BYTES);
+    pool->os->ops->memory_decommit(pool->os, address, whole.count * GRANULE_BYTES);
+}
+
+/* Gives back idle memory from the high end until @p want_bytes are uncharged. Pool locked. */
+static uint64_t trim_locked(cenote_pool *pool, uint64_t want_bytes)
+{
+    uint64_t back = 0, below = pool->runs.granule_count;
+    struct cn_run idle;
+    while (back < want_bytes && cn_page_runs_idle(&pool->runs, below, &idle)) {
+        /* No more of a long run than is wanted, but no part of a chunk. */
+        uint64_t end = idle.first + idle.count;
+        uint64_t want_granules = (want_bytes - back) / GRANULE_BYTES + 1;
+        if (want_granules < idle.count) {
+            uint64_t cut = (end - want_granules) / CN_CHUNK_GRANULES * CN_CHUNK_GRANULES;
+            if (cut > idle.first)
+                idle = (struct cn_run){cut, end - cut};
+        }
+        below = idle.first;
+        decommit(pool, idle);
+        back += settle(pool);
+    }
+    return back;
+}
+
+uint64_t cn_pool_trim_client(struct cn_budget_client *client, uint64_t want_bytes)
+{
+    cenote_pool *pool = (cenote_pool *)client;
+    pthread_mutex_lock(&pool->lock);
+    uint64_t back = trim_locked(pool, want_bytes);
+    pthread_mutex_unlock(&pool->lock);
+    return back;
+}
+
+uint64_t cenote_pool_trim(cenote_pool *pool)
+{
+    return cn_pool_trim_client(&pool->client, UINT64_MAX);
+}
+
+/* ---- getting more ---- */
+
+static cenote_status refuse_quota(const cenote_pool *pool, uint64_t size_bytes, cenote_error *err)
+{
+    return cenote_error_set(
+        err, CENOTE_E_BUDGET,
+        "pool %s: %" PRIu64 " bytes do not fit, %" PRIu64 " are used of the quota of %" PRIu64
+        " and the largest hole is %" PRIu64,
+        cenote_class_text(pool->class_id), size_bytes, pool->runs.used_count * GRANULE_BYTES,
+        pool->quota_granules * GRANULE_BYTES,
+        cn_page_runs_largest_hole(&pool->runs) * GRANULE_BYTES);
+}
+
+static cenote_status refuse_budget(const cenote_pool *pool, uint64_t size_bytes, uint64_t charge,
+                                   cenote_error *err)
+{
+    char what[96], detail[160];
+    snprintf(what, sizeof what, "pool %s: a block of %" PRIu64 " bytes",
+             cenote_class_text(pool->class_id), size_bytes);
+    snprintf(detail, sizeof detail,
+             " (the pool has %" PRIu64 " bytes committed, its largest hole is %" PRIu64 ")",
+             pool->runs.committed_count * GRANULE_BYTES,
+             cn_page_runs_largest_hole(&pool->runs) * GRANULE_BYTES);
+    return cn_budget_refuse(pool->budget, charge, what, detail, err);
+}
+
+/* Finds a run and charges what of it is not committed yet. Pool locked; the lock is let go while
+ * the budget makes room, after which everything may have changed and is looked at afresh. */
+static cenote_status find_and_charge(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
+                                     struct cn_run *out_run, cenote_error *err)
+{
+    for (;;) {
+        if (granules > pool->quota_granules - pool->runs.used_count ||
+            !cn_page_runs_find(&pool->runs, granules, out_run))
+            return refuse_quota(pool, size_bytes, err);
+        uint64_t committed, chunks;
+        cn_page_runs_preview(&pool->runs, *out_run, &committed, &chunks);
+        if (committed > pool->quota_granules) {
+            /* Idle memory counts against the quota too. */
+            trim_locked(pool, (committed - pool->quota_granules) * GRANULE_BYTES);
+            continue;
+        }
+        uint64_t charge = cn_pool_charge_of(committed, chunks) - pool->charged_bytes;
+        if (cn_budget_try_charge(pool->budget, charge)) {
+            pool->charged_bytes += charge;
+            return CENOTE_OK;
+        }
+        pthread_mutex_unlock(&pool->lock);
+        uint64_t back = cn_budget_make_room(pool->budget, charge);
+        pthread_mutex_lock(&pool->lock);
+        if (back == 0)
+            return refuse_budget(pool, size_bytes, charge, err);
+    }
+}
+
+/* Commits what of a charged run is not committed. Pool locked. On failure the whole run is given
+ * back, what was idle in it before too: it is free memory on a machine that has none. */
+static cenote_status commit(cenote_pool *pool, struct cn_run run, cenote_error *err)
+{
+    bool huge = run.count >= CN_CHUNK_GRANULES;
+    struct cn_run part;
+    while (cn_page_runs_uncommitted(&pool->runs, run, &part)) {
+        int error = pool->os->ops->memory_commit(pool->os, pool->base + part.first * GRANULE_BYTES,
+                                                 part.count * GRANULE_BYTES, huge);
+        if (error != 0) {
+            decommit(pool, run);
+            settle(pool);
+            return cenote_error_set(err, CENOTE_E_NOMEM, "pool %s: commit of %" PRIu64 " bytes: %s",
+                                    cenote_class_text(pool->class_id), part.count * GRANULE_BYTES,
+                                    strerror(-error));
+        }
+        cn_page_runs_commit(&pool->runs, part);
+    }
+    return CENOTE_OK;
+}
+
+cenote_status cn_pool_obtain(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
+                             struct cn_run *out_run, cenote_error *err)
+{
+    cenote_status status = find_and_charge(pool, size_bytes, granules, out_run, err);
+    return status == CENOTE_OK ? commit(pool, *out_run, err) : status;
+}
