@@ -89,13 +89,27 @@ static void open_beside(const struct cli_options *options, qwen_model *model, ce
         cli_say("note: the packed copy is not used: %s", err.message);
 }
 
+bool cli_cache_is_named(const struct cli_options *options)
+{
+    return options->cache_directory != NULL && strcmp(options->cache_directory, "none") != 0;
+}
+
+void cli_cache_note_left_out(const struct cli_options *options, const qwen_plan *plan,
+                             const cenote_pack *pack)
+{
+    char table[CLI_BYTES_TEXT];
+    if (plan->pack_left_out && !options->quiet)
+        cli_say("note: the packed copy is not used: the budget has no room for its table of %s",
+                cli_memory_text(cenote_pack_memory_bytes(pack), table));
+}
+
 cenote_status cli_cache_open(const struct cli_options *options, qwen_model *model,
                              cenote_budget *budget, cenote_pack **out_pack, cenote_error *err)
 {
     const char *directory = options->cache_directory;
     char path[PATH_MAX];
     cenote_pack_info info;
-    if (options->unpacked || (directory != NULL && strcmp(directory, "none") == 0))
+    if (options->unpacked || (directory != NULL && !cli_cache_is_named(options)))
         return CENOTE_OK;
     if (directory == NULL) {
         open_beside(options, model, budget, out_pack);

@@ -19,6 +19,13 @@ CENOTE_MUST_CHECK cenote_status cli_cache_open(const struct cli_options *options
                                                cenote_budget *budget, cenote_pack **out_pack,
                                                cenote_error *err);
 
+/* Whether a copy was named, and not only looked for. */
+bool cli_cache_is_named(const struct cli_options *options);
+
+/* Says, unless quiet, that @p plan has no room for @p pack, if so. */
+void cli_cache_note_left_out(const struct cli_options *options, const qwen_plan *plan,
+                             const cenote_pack *pack);
+
 /* Opens the copy in @p directory. Errors: as cenote_pack_open(). */
 CENOTE_MUST_CHECK cenote_status cli_cache_look(qwen_model *model, cenote_budget *budget,
                                                const char *directory, cenote_pack **out_pack,

@@ -372,6 +372,11 @@ static int plan_session(struct chat *chat, const qwen_session_options *asked)
         return cli_fail(&err);
     if (!chat->plan.fits)
         return cli_refuse(chat->options, &chat->plan, &no_pictures);
+    cli_cache_note_left_out(chat->options, &chat->plan, chat->pack);
+    if (chat->plan.pack == NULL) {
+        cenote_pack_close(chat->pack);
+        chat->pack = NULL;
+    }
     status = cenote_budget_limit_set(chat->budget, limit_bytes, &err);
     if (status == CENOTE_OK)
         status = qwen_session_open(chat->model, asked, &chat->plan, &chat->session, &err);
@@ -424,6 +429,7 @@ static int chat_run(struct chat *chat)
         .io_engine = options->io_engine,
         .read_depth = cli_speed_depth(chat->model),
         .pack = chat->pack,
+        .pack_required = cli_cache_is_named(options),
         .draft = options->draft,
         .sampling = chat->sampling,
     };

@@ -81,10 +81,12 @@ int cli_refuse(const struct cli_options *options, const qwen_plan *plan, const q
     char needs[CENOTE_ERROR_MESSAGE_BYTES];
     qwen_plan_explain(plan, needs, sizeof needs);
     char limit[CLI_BYTES_TEXT];
+    const char *copy = plan->pack != NULL ? "; --cache none takes less" : "";
     if (options->memory_text != NULL)
-        cli_say("--memory %s is too small: %s%s", options->memory_text, needs, images_hint(shape));
+        cli_say("--memory %s is too small: %s%s%s", options->memory_text, needs, images_hint(shape),
+                copy);
     else
-        cli_say("the %s that this machine can spare are too little: %s%s",
-                cli_memory_text(plan->limit_bytes, limit), needs, images_hint(shape));
+        cli_say("the %s that this machine can spare are too little: %s%s%s",
+                cli_memory_text(plan->limit_bytes, limit), needs, images_hint(shape), copy);
     return CLI_EXIT_BUDGET;
 }

@@ -197,8 +197,7 @@ static cenote_status set_real(struct cli_options *options, const struct cli_opti
             set_kv_type, 0, 0, 0                                                                   \
     }
 #define COMMON_UNPACKED                                                                            \
-    FLAG("unpacked", unpacked,                                                                     \
-         "hold resident weights as they are; default: bf16 ones in 12 bits")
+    FLAG("unpacked", unpacked, "hold resident weights as they are; default: bf16 ones in 12 bits")
 #define COMMON_SAMPLING                                                                            \
     FLAG(                                                                                          \
         "sample", sample,                                                                          \
@@ -238,8 +237,8 @@ static cenote_status set_real(struct cli_options *options, const struct cli_opti
     {                                                                                              \
         "cache", "DIR|none",                                                                       \
             "read a packed copy of the weights in DIR, a quarter fewer bytes; made when it is "    \
-            "not "                                                                                 \
-            "there or not of these files; default: the one in MODEL_DIR, if there is one",         \
+            "not there or not of these files; default: the one in MODEL_DIR, if there is one and " \
+            "the budget has room for its table",                                                   \
             set_text, FIELD(cache_directory), 0, 0                                                 \
     }
 #define COMMON_IO                                                                                  \

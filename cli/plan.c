@@ -72,16 +72,16 @@ static json_t *memory_json(const qwen_plan *plan)
 static json_t *plan_json(const struct cli_options *options, const qwen_shape *shape,
                          const qwen_plan *plan)
 {
-    json_t *io =
-        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "weight_bytes_per_token",
-                  cli_json_count(plan->weight_bytes_per_token), "streamed_bytes_per_token",
-                  cli_json_count(plan->streamed_bytes_per_token), "packed_bytes_per_token",
-                  cli_json_count(plan->packed_bytes_per_token), "bytes_read_per_token",
-                  cli_json_count(plan->bytes_per_token), "bytes_read_before_first_token",
-                  cli_json_count(plan->bytes_prefill), "prefill_weight_passes",
-                  cli_json_count(plan->prefill_weight_passes), "prefill_chunk_tokens",
-                  cli_json_count(plan->prefill_chunk_tokens), "panel_bytes",
-                  cli_json_count(plan->panel_bytes), "slots", cli_json_count(plan->slot_count));
+    json_t *io = json_pack(
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "packed_copy", cli_copy_text(plan),
+        "weight_bytes_per_token", cli_json_count(plan->weight_bytes_per_token),
+        "streamed_bytes_per_token", cli_json_count(plan->streamed_bytes_per_token),
+        "packed_bytes_per_token", cli_json_count(plan->packed_bytes_per_token),
+        "bytes_read_per_token", cli_json_count(plan->bytes_per_token),
+        "bytes_read_before_first_token", cli_json_count(plan->bytes_prefill),
+        "prefill_weight_passes", cli_json_count(plan->prefill_weight_passes),
+        "prefill_chunk_tokens", cli_json_count(plan->prefill_chunk_tokens), "panel_bytes",
+        cli_json_count(plan->panel_bytes), "slots", cli_json_count(plan->slot_count));
     return json_pack(
         "{s:s, s:s, s:o, s:b, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o}", "schema", "cenote.plan/1",
         "version", cenote_version(), "model", cli_json_text(options->path), "fits", (int)plan->fits,
@@ -250,6 +250,7 @@ int cli_plan(const struct cli_options *options)
         q.shape.read_depth = cli_speed_depth(q.model);
         status = cli_cache_open(options, q.model, q.budget, &q.pack, &err);
         q.shape.pack = q.pack;
+        q.shape.pack_required = cli_cache_is_named(options);
     }
     if (status == CENOTE_OK)
         status = cli_limit_get(options, &limit_bytes, &err);
@@ -257,6 +258,8 @@ int cli_plan(const struct cli_options *options)
         status = qwen_plan_make(q.model, &q.shape, limit_bytes, &q.plan, &err);
     int code = status == CENOTE_OK ? CLI_EXIT_OK : cli_fail(&err);
     if (status == CENOTE_OK) {
+        if (q.plan.fits)
+            cli_cache_note_left_out(options, &q.plan, q.pack);
         q.has_speed = get_speed(options, &q);
         if (q.has_speed && q.plan.fits)
             qwen_plan_forecast(&q.plan, &q.speed, &q.forecast);

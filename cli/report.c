@@ -13,6 +13,13 @@ const char *cli_form_text(cenote_encoding encoding)
     return encoding == CENOTE_ENCODING_BF12 ? "bf12" : "plain";
 }
 
+const char *cli_copy_text(const qwen_plan *plan)
+{
+    if (plan->pack_left_out)
+        return "no room";
+    return plan->pack != NULL ? "read" : "none";
+}
+
 uint64_t cli_peak_bytes(const cenote_process_memory *process)
 {
     return process->resident_peak_bytes + process->page_table_bytes;
@@ -95,12 +102,12 @@ static json_t *io_json(const struct cli_run_report *report)
     cenote_weights_stats_get(qwen_model_weights(report->model), &stats);
     const qwen_result *result = report->result;
     return json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:o, s:o, s:o, s:o}",
-        "weight_bytes_read", COUNT(result->weight_bytes_read), "bytes_read_decode",
-        COUNT(result->bytes_read_decode), "bytes_read_per_token",
-        COUNT(result->bytes_read_per_token), "pack_failures", COUNT(stats.pack_failures),
-        "seconds_waiting_decode", REAL(result->seconds_waiting_decode), "seconds_waiting_start",
-        REAL(result->seconds_waiting_start), "seconds_waiting_by_layer",
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:o, s:o, s:o, s:o}",
+        "packed_copy", cli_copy_text(report->plan), "weight_bytes_read",
+        COUNT(result->weight_bytes_read), "bytes_read_decode", COUNT(result->bytes_read_decode),
+        "bytes_read_per_token", COUNT(result->bytes_read_per_token), "pack_failures",
+        COUNT(stats.pack_failures), "seconds_waiting_decode", REAL(result->seconds_waiting_decode),
+        "seconds_waiting_start", REAL(result->seconds_waiting_start), "seconds_waiting_by_layer",
         reals_json(result->layer_waiting_s, result->layer_waiting_count), "prefill_weight_passes",
         COUNT(result->prefill_weight_passes), "engine", stats.engine, "direct", (int)stats.direct,
         "seconds_waiting", REAL(result->seconds_waiting), "read_count", COUNT(stats.read_count),

@@ -22,6 +22,9 @@ struct cli_run_report {
 /* "plain" or "bf12". */
 const char *cli_form_text(cenote_encoding encoding);
 
+/* Of the packed copy: "read", "no room" or "none". */
+const char *cli_copy_text(const qwen_plan *plan);
+
 /* What --memory is a promise about: VmHWM + VmPTE. */
 uint64_t cli_peak_bytes(const cenote_process_memory *process);
 

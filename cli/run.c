@@ -107,6 +107,7 @@ static cenote_status run_open(struct run *run, cenote_error *err)
         run->request.read_depth = cli_speed_depth(run->model);
         status = cli_cache_open(options, run->model, run->budget, &run->pack, err);
         run->request.pack = run->pack;
+        run->request.pack_required = cli_cache_is_named(options);
     }
     if (status == CENOTE_OK)
         status = qwen_job_create(run->model, &run->request, &run->job, err);
@@ -174,6 +175,11 @@ static int run_plan(struct run *run)
         return cli_fail(&err);
     if (!run->plan.fits)
         return cli_refuse(run->options, &run->plan, &run->shape);
+    cli_cache_note_left_out(run->options, &run->plan, run->pack);
+    if (run->plan.pack == NULL) {
+        cenote_pack_close(run->pack);
+        run->pack = NULL;
+    }
     status = cenote_budget_limit_set(run->budget, limit_bytes, &err);
     if (status != CENOTE_OK)
         return cli_fail(&err);

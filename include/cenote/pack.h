@@ -106,6 +106,9 @@ CENOTE_API void cenote_pack_close(cenote_pack *pack);
 
 CENOTE_API void cenote_pack_info_get(const cenote_pack *pack, cenote_pack_info *out_info);
 
+/** What @p pack is charged for: its table. */
+CENOTE_API uint64_t cenote_pack_memory_bytes(const cenote_pack *pack);
+
 /** Bytes of the largest panel in it. */
 CENOTE_API uint64_t cenote_pack_panel_bytes_max(const cenote_pack *pack);
 

@@ -43,6 +43,7 @@ static qwen_shape shape_of(const qwen_session_options *options)
         .io_engine = options->io_engine,
         .read_depth = options->read_depth,
         .pack = options->pack,
+        .pack_required = options->pack_required,
         .draft = options->draft,
     };
 }
@@ -75,6 +76,7 @@ cenote_status qwen_session_open(qwen_model *model, const qwen_session_options *o
     if (status != CENOTE_OK)
         return status;
     session->options = *options;
+    session->options.pack = plan->pack;
     session->held = *plan;
     session->kept.count_max = plan->context_tokens;
     session->sampler = qwen_sampler_make(&options->sampling);

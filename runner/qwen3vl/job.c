@@ -214,6 +214,7 @@ static cenote_status fill_job(qwen_job *job, const qwen_job_past *past, cenote_e
     job->shape.draft = request->draft;
     job->shape.read_depth = request->read_depth;
     job->shape.pack = request->pack;
+    job->shape.pack_required = request->pack_required;
     return status;
 }
 

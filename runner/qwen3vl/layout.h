@@ -50,12 +50,6 @@ typedef struct qwen_text_layout {
 void qwen_text_layout_make(const qwen_model *model, uint64_t tokens, uint64_t logit_rows,
                            uint64_t token_max, qwen_text_layout *out_layout);
 
-/** The packed copy that a run reads: none when weights are to stay as they are. */
-static inline const cenote_pack *qwen_shape_pack(const qwen_shape *shape)
-{
-    return shape->unpacked ? NULL : shape->pack;
-}
-
 /** Quotas of the pools of a run. */
 static inline uint64_t qwen_plan_parameters_quota(const qwen_plan *plan)
 {

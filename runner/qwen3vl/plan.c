@@ -10,7 +10,9 @@
  * Three things can give: the staging ring (2 slots at least), the chunk of prefill (16 tokens at
  * least; fewer chunks read the weights fewer times), and the default of max_tokens (16 at least).
  * They are filled by worth: as large a chunk as fits, 8 slots, max_tokens; every byte beyond holds
- * weights. The smallest budget is the sum with all three at their least and nothing resident. */
+ * weights. The smallest budget is the sum with all three at their least and nothing resident. A
+ * packed copy's table is in `tables`; a limit that is too small for it alone does without the copy.
+ */
 #include <stdio.h>
 
 #include "kernels/kernels.h"
@@ -50,6 +52,7 @@ struct planner {
     uint64_t patches;
     uint64_t patches_of_largest;
     unsigned threads;
+    const cenote_pack *pack;     /* NULL: the checkpoint is read */
     uint64_t whole_packed_bytes; /* as model->whole_packed_bytes, or less: of the packed copy */
 };
 
@@ -330,12 +333,12 @@ static uint64_t linear_work(const qwen_model *model, uint64_t weight_bytes)
 }
 
 /* Of streamed weights, the share that is read. */
-static double read_share(const qwen_shape *shape)
+static double read_share(const cenote_pack *pack)
 {
-    if (qwen_shape_pack(shape) == NULL)
+    if (pack == NULL)
         return 1;
     cenote_pack_info info;
-    cenote_pack_info_get(shape->pack, &info);
+    cenote_pack_info_get(pack, &info);
     double weights = (double)(info.packed_weight_bytes + info.plain_weight_bytes);
     return weights > 0 ? (double)(info.packed_bytes + info.plain_weight_bytes) / weights : 1;
 }
@@ -348,7 +351,7 @@ static void fill_costs(const struct planner *planner, qwen_plan *plan)
     const qwen_text_config *text = &model->config.text;
     uint64_t embed_row = text->hidden * cenote_dtype_bytes(model->embed_dtype);
     plan->weight_bytes_per_token = qwen_model_bytes_per_token(model);
-    double share = read_share(shape);
+    double share = read_share(planner->pack);
     plan->streamed_bytes_per_token =
         plan->weight_bytes_per_token - resident_weights(planner, plan, plan->resident_bytes);
     plan->bytes_per_token = (uint64_t)(share * (double)plan->streamed_bytes_per_token);
@@ -414,6 +417,14 @@ static uint32_t min_u32(uint64_t a, uint64_t b)
     return (uint32_t)(a < b ? a : b);
 }
 
+static uint64_t whole_packed(const qwen_model *model, const cenote_pack *pack)
+{
+    if (pack == NULL)
+        return model->whole_packed_bytes;
+    return cenote_resident_whole_bytes(model->weights, model->text_items, model->text_item_count,
+                                       CENOTE_ENCODING_BF12, pack);
+}
+
 static void planner_init(struct planner *planner, const qwen_model *model, const qwen_shape *shape,
                          const qwen_plan *held)
 {
@@ -425,11 +436,10 @@ static void planner_init(struct planner *planner, const qwen_model *model, const
         planner->patches_of_largest = max_u64(planner->patches_of_largest, patches);
     }
     planner->threads = shape->thread_count > 0 ? shape->thread_count : cenote_cpu_count();
-    planner->whole_packed_bytes = model->whole_packed_bytes;
-    if (qwen_shape_pack(shape) != NULL)
-        planner->whole_packed_bytes =
-            cenote_resident_whole_bytes(model->weights, model->text_items, model->text_item_count,
-                                        CENOTE_ENCODING_BF12, shape->pack);
+    planner->pack = shape->unpacked ? NULL : shape->pack;
+    if (held != NULL)
+        planner->pack = held->pack;
+    planner->whole_packed_bytes = whole_packed(model, planner->pack);
 }
 
 /* What does not depend on a choice. */
@@ -444,8 +454,26 @@ static qwen_plan plan_init(const struct planner *planner, uint64_t limit_bytes)
     plan.tables_bytes = held != NULL ? held->tables_bytes : tables_bytes(model);
     plan.weights_bytes = pool_bytes(model->resident_floats * sizeof(float));
     plan.scratch_bytes = pool_bytes(qwen_kernels_scratch_bytes(planner->threads, model->k_max));
+    plan.pack = planner->pack;
     fill_vision(planner, &plan);
     return plan;
+}
+
+/* Whether the least fits, without the packed copy if need be. */
+static void fit(struct planner *planner, struct choice least, qwen_plan *plan)
+{
+    bool may_go = planner->pack != NULL && !planner->shape->pack_required;
+    uint64_t copy = may_go ? cenote_pack_memory_bytes(planner->pack) : 0;
+    uint64_t with_copy = fill(planner, least, plan);
+    plan->smallest_bytes = with_copy - copy;
+    plan->fits = plan->smallest_bytes <= plan->limit_bytes;
+    if (!may_go || with_copy <= plan->limit_bytes)
+        return;
+    plan->pack = planner->pack = NULL;
+    plan->pack_left_out = true;
+    plan->tables_bytes -= copy;
+    planner->whole_packed_bytes = whole_packed(planner->model, NULL);
+    fill(planner, least, plan);
 }
 
 cenote_status qwen_plan_make(const qwen_model *model, const qwen_shape *shape, uint64_t limit_bytes,
@@ -466,8 +494,7 @@ cenote_status qwen_plan_make(const qwen_model *model, const qwen_shape *shape, u
     };
     uint32_t tokens_top =
         shape->max_tokens > 0 ? shape->max_tokens : min_u32(room, MAX_TOKENS_DEFAULT);
-    plan.smallest_bytes = fill(&planner, least, &plan);
-    plan.fits = plan.smallest_bytes <= limit_bytes;
+    fit(&planner, least, &plan);
     if (plan.fits) {
         struct choice choice = choose(&planner, least, tokens_top, &plan);
         fill_rest(&planner, choice, &plan);
@@ -500,14 +527,14 @@ cenote_status qwen_plan_session(const qwen_model *model, const qwen_shape *shape
         .draft = shape->draft,
         .read_depth = shape->read_depth,
         .pack = shape->pack,
+        .pack_required = shape->pack_required,
     };
     least.chunk_tokens = min_u32(typical.prompt_tokens, CHUNK_TOKENS_MIN);
     struct planner planner;
     planner_init(&planner, model, &typical, NULL);
     qwen_plan plan = plan_init(&planner, limit_bytes);
     uint64_t context_top = given ? shape->context_tokens : min_u32(position_max, CONTEXT_DEFAULT);
-    plan.smallest_bytes = fill(&planner, least, &plan);
-    plan.fits = plan.smallest_bytes <= limit_bytes;
+    fit(&planner, least, &plan);
     if (plan.fits) {
         struct choice choice = choose_session(&planner, least, context_top, &plan);
         fill_rest(&planner, choice, &plan);

@@ -91,7 +91,9 @@ typedef struct qwen_request {
     cenote_io_engine io_engine;
     qwen_draft draft;
     uint32_t read_depth;     /**< panels read ahead, as the disk wants them, 8 to 16; 0: 8 */
-    const cenote_pack *pack; /**< read instead of the checkpoint where it can; NULL: none */
+    const cenote_pack *pack; /**< on the model's budget, read instead of the checkpoint where it
+                                  can; NULL: none */
+    bool pack_required;      /**< a plan does not go without it where there is no room for it */
 } qwen_request;
 
 typedef struct qwen_job qwen_job;
@@ -125,7 +127,8 @@ typedef struct qwen_shape {
     qwen_draft draft;
     cenote_io_engine io_engine;
     uint32_t read_depth;     /**< as qwen_request.read_depth */
-    const cenote_pack *pack; /**< as qwen_request.pack */
+    const cenote_pack *pack; /**< as in qwen_request, this and the next */
+    bool pack_required;
 } qwen_shape;
 
 void qwen_job_shape(const qwen_job *job, qwen_shape *out_shape);
@@ -175,6 +178,10 @@ typedef struct qwen_plan {
     uint64_t resident_bytes; /**< while decoding */
     cenote_encoding resident_encoding;
     uint64_t whole_bytes; /**< the smallest limit at which decoding reads no weights */
+    /** The packed copy that the run reads. NULL: none, also where one was given whose table the
+     *  limit has no room for: then the caller closes it before he sets the limit. */
+    const cenote_pack *pack;
+    bool pack_left_out; /**< the latter */
     /* what that buys */
     uint32_t max_tokens;
     uint64_t context_tokens; /**< that the cache of keys and values may come to hold */
@@ -316,8 +323,9 @@ typedef struct qwen_session_options {
     bool parse_special;        /**< control-token text in messages becomes control tokens */
     bool unpacked;             /**< resident weights never in 12 bits */
     cenote_io_engine io_engine;
-    uint32_t read_depth; /**< as in qwen_request, this and the next two */
+    uint32_t read_depth; /**< as in qwen_request, this and the next three */
     const cenote_pack *pack;
+    bool pack_required;
     qwen_draft draft;
     qwen_sampling sampling;
 } qwen_session_options;

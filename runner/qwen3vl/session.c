@@ -48,10 +48,9 @@ static cenote_status create_stream(qwen_run *run, const qwen_shape *shape, const
                                    cenote_error *err)
 {
     const qwen_model *model = run->model;
-    const cenote_pack *pack = qwen_shape_pack(shape);
     cenote_status status = cenote_resident_create(model->weights, model->budget, model->text_items,
                                                   model->text_item_count, plan->resident_encoding,
-                                                  pack, &run->resident_rows, err);
+                                                  plan->pack, &run->resident_rows, err);
     if (status != CENOTE_OK)
         return status;
     cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
@@ -59,7 +58,7 @@ static cenote_status create_stream(qwen_run *run, const qwen_shape *shape, const
     options.slot_count = plan->slot_count;
     options.engine = shape->io_engine;
     options.resident = run->resident_rows;
-    options.pack = pack;
+    options.pack = plan->pack;
     return cenote_stream_create(model->weights, run->parameters, &options, &run->stream, err);
 }
 

@@ -83,9 +83,7 @@ void cn_arena_destroy(struct cn_arena *arena)
     struct cn_arena copy = *arena; /* the header goes with the rest */
     struct cn_os *os = cn_budget_os(copy.budget);
     os->ops->memory_release(os, arena, copy.reserve_bytes);
-    cenote_budget_uncharge(copy.budget, CN_RANGE_CHARGE_BYTES + copy.committed_bytes /
-                                                                    CENOTE_GRANULE_BYTES *
-                                                                    CN_GRANULE_CHARGE_BYTES);
+    cenote_budget_uncharge(copy.budget, cn_arena_charged_bytes(&copy));
 }
 
 void *cn_arena_alloc(struct cn_arena *arena, uint64_t size_bytes, uint64_t align_bytes,
@@ -116,6 +114,12 @@ void *cn_arena_alloc(struct cn_arena *arena, uint64_t size_bytes, uint64_t align
 uint64_t cn_arena_used_bytes(const struct cn_arena *arena)
 {
     return arena->used_bytes;
+}
+
+uint64_t cn_arena_charged_bytes(const struct cn_arena *arena)
+{
+    return CN_RANGE_CHARGE_BYTES +
+           arena->committed_bytes / CENOTE_GRANULE_BYTES * CN_GRANULE_CHARGE_BYTES;
 }
 
 uint64_t cn_arena_charge_bytes(uint64_t size_bytes)

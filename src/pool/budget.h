@@ -49,6 +49,8 @@ void *cn_arena_alloc(struct cn_arena *arena, uint64_t size_bytes, uint64_t align
                      cenote_error *err);
 /* Handed out, alignment and the arena's own header included. */
 uint64_t cn_arena_used_bytes(const struct cn_arena *arena);
+/* What it is charged for now. */
+uint64_t cn_arena_charged_bytes(const struct cn_arena *arena);
 /* What an arena charges once it has handed out @p size_bytes in one piece; UINT64_MAX on overflow.
  */
 uint64_t cn_arena_charge_bytes(uint64_t size_bytes);

@@ -383,6 +383,11 @@ void cenote_pack_info_get(const cenote_pack *pack, cenote_pack_info *out_info)
     *out_info = pack->info;
 }
 
+uint64_t cenote_pack_memory_bytes(const cenote_pack *pack)
+{
+    return cn_arena_charged_bytes(pack->arena);
+}
+
 uint64_t cenote_pack_panel_bytes_max(const cenote_pack *pack)
 {
     return pack->panel_bytes_max;

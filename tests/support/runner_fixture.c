@@ -53,13 +53,17 @@ static cenote_status keep_logits(void *context, const float *logits, uint32_t vo
 }
 
 static void run_job(struct fixture_run *run, cenote_budget *budget, qwen_job *job,
-                    qwen_model *model)
+                    qwen_model *model, cenote_pack **pack)
 {
     qwen_shape shape;
     qwen_job_shape(job, &shape);
     run->status = qwen_plan_make(model, &shape, run->limit_bytes, &run->plan, &run->error);
     if (run->status == CENOTE_OK && !run->plan.fits)
         run->status = CENOTE_E_BUDGET;
+    if (run->plan.pack == NULL) {
+        cenote_pack_close(*pack);
+        *pack = NULL;
+    }
     if (run->status == CENOTE_OK)
         run->status = cenote_budget_limit_set(budget, run->limit_bytes, &run->error);
     if (run->status != CENOTE_OK)
@@ -117,7 +121,7 @@ void fixture_run(struct fixture_run *run)
     if (run->status == CENOTE_OK)
         run->status = qwen_job_create(model, &run->request, &job, &run->error);
     if (run->status == CENOTE_OK)
-        run_job(run, budget, job, model);
+        run_job(run, budget, job, model, &pack);
     qwen_job_destroy(job);
     cenote_pack_close(pack);
     if (model != NULL) {

@@ -82,6 +82,24 @@ logits packed.npy --cache copies
 [ "$(get io.weight_bytes_read)" -lt "$plain_bytes" ] || fail "a packed copy saves nothing"
 cmp -s plain.npy packed.npy || fail "a packed copy changes the logits"
 
+# ---- no room for its table: the checkpoint is read, unless the copy was asked for by name ----
+"$cenote" run model --prompt hi --max-tokens 4 --json >out 2>err </dev/null || fail "a run"
+[ "$(get io.packed_copy)" = read ] || fail "the copy beside the model was left alone"
+tokens=$(get prompt_token_ids)
+expect 3 plan model --cache none --prompt-tokens "$tokens" --max-tokens 4 --memory 1MiB --json
+[ "$(get io.packed_copy)" = none ] || fail "--cache none"
+least=$(get memory.smallest_budget_bytes)
+expect 0 plan model --prompt-tokens "$tokens" --max-tokens 4 --memory "$least" --json
+[ "$(get io.packed_copy)" = "no room" ] || fail "plan does not say that there is no room"
+for command in "plan model --prompt-tokens $tokens" "run model --prompt hi"; do
+    expect 0 $command --max-tokens 4 --memory "$least"
+    grep -q "note: the packed copy is not used: .*no room" err || fail "no note: $command"
+    expect 3 $command --max-tokens 4 --memory "$least" --cache copies
+    grep -q "too small: .*--cache none takes less" err || fail "not said what helps: $command"
+done
+expect 0 plan model --prompt-tokens "$tokens" --max-tokens 4 --memory $((least + 1048576)) --json
+[ "$(get io.packed_copy)" = read ] || fail "the copy is not used where there is room"
+
 # ---- stale ----
 shard=$(find model -name '*.safetensors' | sort | tail -n 1)
 touch -d 2001-02-03 "$shard"

@@ -185,6 +185,33 @@ static void test_packed_copy(void **state)
     fixture_run_fini(&reference);
 }
 
+/* Where a budget has no room for the copy's table the run goes without it, unless it must not. */
+static void test_no_room_for_the_copy(void **state)
+{
+    (void)state;
+    static const char path[] = TEST_BIN_DIR "/identity-left.pack";
+    remove(path);
+    struct fixture_run reference = run_resident(0, false, 0);
+    uint64_t smallest = reference.plan.smallest_bytes;
+    uint64_t limits[] = {smallest - 1, smallest, smallest + (256u << 10)};
+    for (unsigned i = 0; i < 6; i++) {
+        struct fixture_run run = {
+            .limit_bytes = limits[i / 2], .request = short_request(), .pack_path = path};
+        run.request.pack_required = i % 2 == 1;
+        fixture_run(&run);
+        bool refused = i < 2 || (i == 3);
+        assert_int_equal(run.status, refused ? CENOTE_E_BUDGET : CENOTE_OK);
+        assert_int_equal(run.plan.pack_left_out, i == 0 || i == 2);
+        assert_true(run.request.pack_required ? run.plan.smallest_bytes > smallest
+                                              : run.plan.smallest_bytes == smallest);
+        if (!refused)
+            assert_same(&reference, &run);
+        fixture_run_fini(&run);
+    }
+    remove(path);
+    fixture_run_fini(&reference);
+}
+
 /* A text that goes round and round is guessed right; the guesses change nothing but the passes. */
 static void test_draft(void **state)
 {
@@ -268,10 +295,10 @@ static void test_instruction_sets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budgets),          cmocka_unit_test(test_resident_rows),
-        cmocka_unit_test(test_packed_copy),      cmocka_unit_test(test_draft),
-        cmocka_unit_test(test_threads),          cmocka_unit_test(test_kv_type_matters),
-        cmocka_unit_test(test_instruction_sets),
+        cmocka_unit_test(test_budgets),         cmocka_unit_test(test_resident_rows),
+        cmocka_unit_test(test_packed_copy),     cmocka_unit_test(test_no_room_for_the_copy),
+        cmocka_unit_test(test_draft),           cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_kv_type_matters), cmocka_unit_test(test_instruction_sets),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
