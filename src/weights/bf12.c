@@ -226,15 +226,18 @@ static void fill_gaps(const bf12_layout *layout, uint64_t rows, uint32_t escape_
 }
 
 cenote_status cn_bf12_encode_by(const cn_bf12_ops *ops, const void *data, uint64_t rows,
-                                uint64_t columns, void *out, uint64_t *out_bytes)
+                                uint64_t columns, void *out, uint64_t room_bytes,
+                                uint64_t *out_bytes)
 {
     bf12_layout layout;
     if (rows == 0 || columns == 0)
         return CENOTE_E_INVAL;
-    if (!layout_of(rows, columns, &layout))
+    if (!layout_of(rows, columns, &layout) || room_bytes < layout.escapes_byte)
         return CENOTE_E_UNSUPPORTED;
     unsigned char *to = out;
-    cn_bf12_escapes escapes = {to + layout.escapes_byte, 0, (uint32_t)layout.escapes_max};
+    uint64_t escapes_room = (room_bytes - layout.escapes_byte) / ALIGN_BYTES * ALIGN_BYTES;
+    cn_bf12_escapes escapes = {to + layout.escapes_byte, 0,
+                               (uint32_t)least(layout.escapes_max, escapes_room / 4)};
     uint64_t groups = rows * (layout.row_bytes / CENOTE_BF12_GROUP_BYTES);
     /* odd, so that it does not meet the same columns of every row */
     uint64_t step = groups <= SAMPLE_GROUPS ? 1 : groups / SAMPLE_GROUPS | 1;
@@ -259,7 +262,7 @@ cenote_status cn_bf12_encode_by(const cn_bf12_ops *ops, const void *data, uint64
 cenote_status cenote_bf12_encode(const void *data, uint64_t rows, uint64_t columns, void *out,
                                  uint64_t *out_bytes)
 {
-    return cn_bf12_encode_by(cn_bf12_ops_best(), data, rows, columns, out, out_bytes);
+    return cn_bf12_encode_by(cn_bf12_ops_best(), data, rows, columns, out, UINT64_MAX, out_bytes);
 }
 
 /* ---- decoding ---- */

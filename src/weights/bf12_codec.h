@@ -40,9 +40,11 @@ typedef struct cn_bf12_ops {
 extern const cn_bf12_ops cn_bf12_portable;
 extern const cn_bf12_ops cn_bf12_avx2;
 
-/* As the public ones, by given operations. */
+/* As the public ones, by given operations. The encoder writes no more than @p room_bytes:
+ * CENOTE_E_UNSUPPORTED also where the panel's escapes want more. */
 cenote_status cn_bf12_encode_by(const cn_bf12_ops *ops, const void *data, uint64_t rows,
-                                uint64_t columns, void *out, uint64_t *out_bytes);
+                                uint64_t columns, void *out, uint64_t room_bytes,
+                                uint64_t *out_bytes);
 void cn_bf12_decode_by(const cn_bf12_ops *ops, const void *data, uint64_t row, uint64_t first,
                        uint64_t count, unsigned char *out);
 

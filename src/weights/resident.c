@@ -25,6 +25,7 @@
 
 #include "base/checked.h"
 #include "pool/budget.h"
+#include "weights/bf12_codec.h"
 #include "weights/matrix.h"
 #include "weights/weights_impl.h"
 
@@ -454,18 +455,17 @@ static bool store(const struct resident_panel *panel, char *place, const cenote_
                   uint64_t packed_bytes)
 {
     uint64_t room = (uint64_t)panel->size_units * PLACE_ALIGN;
-    uint64_t most = cenote_bf12_bytes_max(read->row_count, read->row_bytes / 2);
     if (read->encoding != CENOTE_ENCODING_PLAIN) {
         bool fits = panel->packed && packed_bytes <= room;
         if (fits)
             memcpy(place, read->data, packed_bytes);
         return fits;
     }
-    /* The encoder may write that much: a place cut to a packed copy is too small for it, and the
-     * panel stays in the stream. */
+    /* Of a panel that was bad in the packed copy just the copy's bytes have room; they are what the
+     * original gives, unless it was changed behind its time's back. */
     if (panel->packed)
-        return room >= most && cenote_bf12_encode(read->data, read->row_count, read->row_bytes / 2,
-                                                  place, &packed_bytes) == CENOTE_OK;
+        return cn_bf12_encode_by(cn_bf12_ops_best(), read->data, read->row_count,
+                                 read->row_bytes / 2, place, room, &packed_bytes) == CENOTE_OK;
     memcpy(place, read->data, read->row_count * read->row_bytes);
     return true;
 }

@@ -163,8 +163,8 @@ static void try_plain(panel *p, const uint8_t *data, size_t size)
         wanted[i] = size == 0 ? 0 : data[i % size];
     cenote_status status =
         cenote_bf12_encode(wanted, p->rows, p->columns, p->packed, &p->packed_bytes);
-    check(status ==
-          cn_bf12_encode_by(&cn_bf12_portable, wanted, p->rows, p->columns, other, &other_bytes));
+    check(status == cn_bf12_encode_by(&cn_bf12_portable, wanted, p->rows, p->columns, other,
+                                      UINT64_MAX, &other_bytes));
     if (status == CENOTE_OK) {
         check(p->packed_bytes <= room && p->packed_bytes == other_bytes);
         check(memcmp(p->packed, other, other_bytes) == 0);

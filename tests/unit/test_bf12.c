@@ -145,6 +145,38 @@ static void test_a_sample_that_misleads(void **state)
     free(data);
 }
 
+/* In a room of just its bytes a panel is what it is anywhere; in less it is refused, and behind the
+ * room nothing is written. */
+static void test_room(void **state)
+{
+    (void)state;
+    const uint64_t rows = 16, columns = 2000, most = cenote_bf12_bytes_max(rows, columns);
+    uint16_t *data = malloc(rows * columns * 2);
+    unsigned char *room = malloc(most + 1);
+    uint64_t random = 7, bytes;
+    bf12_packed packed;
+    assert_true(data != NULL && room != NULL);
+    bf12_fill_normal(data, rows, columns, 0, &random);
+    for (unsigned wild = 0; wild < 40; wild++) /* more than the 16 that a row's end has room for */
+        data[wild * 701] = (uint16_t)(wild % 2 == 0 ? 0x7f00 : 0x0001);
+    assert_int_equal(bf12_pack(data, rows, columns, &packed), CENOTE_OK);
+    assert_true(escape_count(&packed) >= 20 && packed.bytes < most);
+    const cn_bf12_ops *const all[] = {&cn_bf12_portable, cn_bf12_ops_best()};
+    for (unsigned i = 0; i < 2; i++)
+        for (uint64_t size = packed.bytes - 256; size <= packed.bytes; size++) {
+            memset(room, 0xee, most + 1);
+            cenote_status status =
+                cn_bf12_encode_by(all[i], data, rows, columns, room, size, &bytes);
+            assert_int_equal(status, size == packed.bytes ? CENOTE_OK : CENOTE_E_UNSUPPORTED);
+            for (uint64_t at = size; at <= most; at++)
+                assert_int_equal(room[at], 0xee);
+        }
+    assert_memory_equal(room, packed.data, packed.bytes);
+    free(packed.data);
+    free(room);
+    free(data);
+}
+
 static void test_ratio_of_normal_panels(void **state)
 {
     (void)state;
@@ -307,6 +339,7 @@ int main(void)
         cmocka_unit_test(test_every_pattern_escapes),
         cmocka_unit_test(test_too_many_escapes_are_refused),
         cmocka_unit_test(test_a_sample_that_misleads),
+        cmocka_unit_test(test_room),
         cmocka_unit_test(test_ratio_of_normal_panels),
         cmocka_unit_test(test_ratio_of_trained_weights),
         cmocka_unit_test(test_sizes),

@@ -387,24 +387,33 @@ static void test_forged_tables(void **state)
     free(file);
 }
 
-static void test_corrupt_panel(void **state)
+/* Rows [32, 64) of a: what was in their place. */
+static cenote_pack_panel damage_panel(struct rig *rig)
 {
-    struct rig *rig = *state;
     uint64_t bytes;
     cenote_pack *pack;
     cenote_pack_panel panel;
-    cenote_error err;
-    must_write(rig);
     assert_int_equal(
         cenote_pack_open(rig->weights, rig->budget, rig->path, CENOTE_IO_AUTO, &pack, NULL),
         CENOTE_OK);
-    uint32_t a = test_weights_find(rig->weights, "a");
-    assert_true(cenote_pack_find(pack, a, 32, 32, &panel));
+    assert_true(cenote_pack_find(pack, test_weights_find(rig->weights, "a"), 32, 32, &panel));
     cenote_pack_close(pack);
     unsigned char *file = pack_file_load(rig->path, &bytes);
     file[panel.offset_bytes + panel.size_bytes / 2] ^= 4;
     pack_file_store(rig->path, file, bytes);
     free(file);
+    return panel;
+}
+
+static void test_corrupt_panel(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pack *pack;
+    cenote_pack_panel panel;
+    cenote_error err;
+    must_write(rig);
+    uint32_t a = test_weights_find(rig->weights, "a");
+    panel = damage_panel(rig);
 
     assert_int_equal(
         cenote_pack_open(rig->weights, rig->budget, rig->path, CENOTE_IO_AUTO, &pack, NULL),
@@ -426,6 +435,111 @@ static void test_corrupt_panel(void **state)
     assert_int_equal(cenote_pack_check(pack, &forged, data, &err), CENOTE_E_CORRUPT);
     free(data);
     cenote_pack_close(pack);
+}
+
+/* ---- a damaged one and the resident set ---- */
+
+/* Exponents that the panel's table has no code for, over rows [32, 64) of a, behind the file's
+ * time's back. */
+static void make_wild(struct rig *rig)
+{
+    const cenote_tensor_info *t =
+        cenote_weights_tensor(rig->weights, test_weights_find(rig->weights, "a"));
+    const char *path = cenote_weights_file_path(rig->weights, t->file_index);
+    struct stat before;
+    assert_int_equal(stat(path, &before), 0);
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    for (unsigned i = 0; i < 30; i++) {
+        uint16_t wild = (uint16_t)((0x60 + i % 5) << 8);
+        off_t at = (off_t)(t->offset_bytes + 2 * (32 * 192 + i * 201));
+        assert_int_equal(pwrite(fd, &wild, 2, at), 2);
+    }
+    const struct timespec times[2] = {before.st_atim, before.st_mtim};
+    assert_int_equal(futimens(fd, times), 0);
+    assert_int_equal(close(fd), 0);
+}
+
+static void assert_rows(cenote_weights *weights, const cenote_panel *panel)
+{
+    unsigned char plain[1024], row[1024];
+    for (uint64_t i = 0; i < panel->row_count; i++) {
+        uint64_t at = (panel->row_first + i) * panel->row_bytes;
+        assert_int_equal(
+            cenote_weights_read(weights, panel->tensor_index, at, panel->row_bytes, plain, NULL),
+            CENOTE_OK);
+        const unsigned char *got = (const unsigned char *)panel->data + i * panel->row_bytes;
+        if (panel->encoding == CENOTE_ENCODING_BF12) {
+            cenote_bf12_decode(panel->data, panel->row_bytes / 2, i, 0, panel->row_bytes / 2, row);
+            got = row;
+        }
+        assert_memory_equal(got, plain, panel->row_bytes);
+    }
+}
+
+/* Three passes with room for all panels, every row compared.
+ * @return panels of the copy that were bad, over all passes. */
+static uint64_t stream_thrice(struct rig *rig, cenote_resident_stats *out_stats)
+{
+    cenote_pack *pack;
+    cenote_resident *resident;
+    cenote_stream *stream;
+    cenote_pool *pool = test_pool_create(rig->budget);
+    assert_int_equal(
+        cenote_pack_open(rig->weights, rig->budget, rig->path, CENOTE_IO_AUTO, &pack, NULL),
+        CENOTE_OK);
+    assert_int_equal(cenote_resident_create(rig->weights, rig->budget, rig->items, PACK_ITEMS,
+                                            CENOTE_ENCODING_BF12, pack, &resident, NULL),
+                     CENOTE_OK);
+    uint64_t whole = cenote_resident_whole_bytes(rig->weights, rig->items, PACK_ITEMS,
+                                                 CENOTE_ENCODING_BF12, pack);
+    assert_int_equal(cenote_resident_resize(resident, whole, NULL), CENOTE_OK);
+    cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
+    options.panel_bytes_max = 16384;
+    options.slot_count = 4;
+    options.resident = resident;
+    options.pack = pack;
+    assert_int_equal(cenote_stream_create(rig->weights, pool, &options, &stream, NULL), CENOTE_OK);
+    assert_int_equal(cenote_stream_start(stream, rig->items, PACK_ITEMS, 3, NULL), CENOTE_OK);
+    cenote_panel panel;
+    while (cenote_stream_next(stream, &panel, NULL) == CENOTE_OK) {
+        assert_rows(rig->weights, &panel);
+        cenote_stream_release(stream, &panel);
+    }
+    cenote_stream_destroy(stream);
+    cenote_resident_stats_get(resident, out_stats);
+    cenote_resident_destroy(resident);
+    cenote_pack_close(pack);
+    assert_int_equal(cenote_pool_destroy(pool), CENOTE_OK);
+    cenote_weights_stats stats;
+    cenote_weights_stats_get(rig->weights, &stats);
+    return stats.pack_failures;
+}
+
+/* Its original is kept in its place: it is bad once, and not in every pass. */
+static void test_corrupt_panel_becomes_resident(void **state)
+{
+    struct rig *rig = *state;
+    cenote_resident_stats stats;
+    must_write(rig);
+    damage_panel(rig);
+    assert_int_equal(stream_thrice(rig, &stats), 1);
+    assert_int_equal(stats.refused_panels, 0);
+    assert_int_equal(stats.held_weight_bytes, stats.whole_weight_bytes);
+}
+
+/* An original that wants more than the copy's place stays in the stream; the places beside it are
+ * as they were. */
+static void test_place_too_small_for_the_original(void **state)
+{
+    struct rig *rig = *state;
+    cenote_resident_stats stats;
+    must_write(rig);
+    damage_panel(rig);
+    make_wild(rig);
+    assert_int_equal(stream_thrice(rig, &stats), 3);
+    assert_int_equal(stats.refused_panels, 1);
+    assert_int_equal(stats.held_weight_bytes, stats.whole_weight_bytes - 32 * 192 * 2);
 }
 
 /* ---- faults while it is made ---- */
@@ -650,6 +764,8 @@ int main(void)
         TEST(test_every_byte_of_the_table),
         TEST(test_forged_tables),
         TEST(test_corrupt_panel),
+        TEST(test_corrupt_panel_becomes_resident),
+        TEST(test_place_too_small_for_the_original),
         TEST(test_full_disk),
         TEST(test_cancel),
         TEST(test_every_fault),
