@@ -21,6 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <cenote/dtype.h>
 #include <cenote/pool.h>
 #include <cenote/status.h>
 
@@ -28,41 +29,11 @@
 extern "C" {
 #endif
 
-#define CENOTE_RANK_MAX 8u
-
-/** name, text in safetensors, bytes per element */
-#define CENOTE_DTYPE_TABLE(X)                                                                      \
-    X(CENOTE_DTYPE_F64, "F64", 8)                                                                  \
-    X(CENOTE_DTYPE_F32, "F32", 4)                                                                  \
-    X(CENOTE_DTYPE_F16, "F16", 2)                                                                  \
-    X(CENOTE_DTYPE_BF16, "BF16", 2)                                                                \
-    X(CENOTE_DTYPE_I64, "I64", 8)                                                                  \
-    X(CENOTE_DTYPE_I32, "I32", 4)                                                                  \
-    X(CENOTE_DTYPE_I16, "I16", 2)                                                                  \
-    X(CENOTE_DTYPE_I8, "I8", 1)                                                                    \
-    X(CENOTE_DTYPE_U64, "U64", 8)                                                                  \
-    X(CENOTE_DTYPE_U32, "U32", 4)                                                                  \
-    X(CENOTE_DTYPE_U16, "U16", 2)                                                                  \
-    X(CENOTE_DTYPE_U8, "U8", 1)                                                                    \
-    X(CENOTE_DTYPE_BOOL, "BOOL", 1)                                                                \
-    X(CENOTE_DTYPE_F8_E4M3, "F8_E4M3", 1)                                                          \
-    X(CENOTE_DTYPE_F8_E5M2, "F8_E5M2", 1)
-
-typedef enum cenote_dtype {
-#define CENOTE_DTYPE_ENUM(name, text, bytes) name,
-    CENOTE_DTYPE_TABLE(CENOTE_DTYPE_ENUM)
-#undef CENOTE_DTYPE_ENUM
-        CENOTE_DTYPE_COUNT
-} cenote_dtype;
-
 /** The form of a panel's bytes. */
 typedef enum cenote_encoding {
     CENOTE_ENCODING_PLAIN = 0, /**< rows of elements, as in the file */
     CENOTE_ENCODING_BF12 = 1,  /**< bf16 in 12 bits an element (cenote/bf12.h) */
 } cenote_encoding;
-
-CENOTE_API const char *cenote_dtype_text(cenote_dtype dtype);
-CENOTE_API size_t cenote_dtype_bytes(cenote_dtype dtype);
 
 /* ---- the table ---- */
 

@@ -17,36 +17,6 @@
 #include "weights/message.h"
 #include "weights/safetensors.h"
 
-/* ---- dtypes ---- */
-
-const char *cenote_dtype_text(cenote_dtype dtype)
-{
-    switch (dtype) {
-#define DTYPE_CASE(name, text, bytes)                                                              \
-    case name:                                                                                     \
-        return text;
-        CENOTE_DTYPE_TABLE(DTYPE_CASE)
-#undef DTYPE_CASE
-    case CENOTE_DTYPE_COUNT:
-        break;
-    }
-    return "unknown";
-}
-
-size_t cenote_dtype_bytes(cenote_dtype dtype)
-{
-    switch (dtype) {
-#define DTYPE_CASE(name, text, bytes)                                                              \
-    case name:                                                                                     \
-        return bytes;
-        CENOTE_DTYPE_TABLE(DTYPE_CASE)
-#undef DTYPE_CASE
-    case CENOTE_DTYPE_COUNT:
-        break;
-    }
-    return 0;
-}
-
 /* ---- open ---- */
 
 /* file_count grows as soon as the descriptor is open: whatever fails later, close_all closes it. */
