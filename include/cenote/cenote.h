@@ -14,6 +14,7 @@
 #include <cenote/pool.h>
 #include <cenote/status.h>
 #include <cenote/team.h>
+#include <cenote/tensor.h>
 #include <cenote/weights.h>
 
 #define CENOTE_VERSION_MAJOR 0

@@ -15,6 +15,7 @@
 
 #include "base/poison.h"
 #include "pool/pool_impl.h"
+#include "pool/tensor_table.h"
 
 /* Without a quota and a limit: what to reserve, and to keep metadata for. */
 #define QUOTA_BYTES_DEFAULT_MAX (UINT64_C(256) << 30)
@@ -124,6 +125,7 @@ static cenote_status pool_place(cenote_budget *budget, cenote_class class_id,
     pool->class_id = class_id;
     pool->quota_granules = g->quota_granules;
     pthread_mutex_init(&pool->lock, NULL);
+    pthread_mutex_init(&pool->tensors_lock, NULL);
     char *bitmaps = metadata + sizeof *pool;
     cn_page_runs_init(&pool->runs, g->granule_count, bitmaps);
     pool->slack_bytes = (uint16_t *)(bitmaps + cn_page_runs_metadata_bytes(g->granule_count));
@@ -160,6 +162,7 @@ cenote_status cenote_pool_create(cenote_budget *budget, const cenote_pool_option
     return CENOTE_OK;
 
 out_arena:
+    pthread_mutex_destroy(&pool->tensors_lock);
     pthread_mutex_destroy(&pool->lock);
     cn_arena_destroy(pool->arena);
 out_uncharge:
@@ -193,6 +196,8 @@ size_t cenote_pool_destroy(cenote_pool *pool)
                       range_charge_of(&(struct geometry){.reserve_bytes = pool->reserve_bytes});
     forget_poison(pool);
     pool->os->ops->memory_release(pool->os, pool->base, pool->reserve_bytes);
+    cn_tensors_destroy(pool);
+    pthread_mutex_destroy(&pool->tensors_lock);
     pthread_mutex_destroy(&pool->lock);
     cn_arena_destroy(pool->arena); /* the pool is gone with it */
     cenote_budget_uncharge(budget, charge);

@@ -4,7 +4,8 @@
  *   pool.c         create, destroy; sizes that follow from a quota
  *   pool_alloc.c   alloc, free
  *   pool_retain.c  what is committed: charging, committing, giving idle memory back
- *   pool_stats.c   statistics, check */
+ *   pool_stats.c   statistics, check
+ *   tensor_table.c, tensor.c  handles on blocks */
 #ifndef CN_POOL_POOL_IMPL_H
 #define CN_POOL_POOL_IMPL_H
 
@@ -35,6 +36,10 @@ struct cenote_pool {
     uint64_t used_peak_granules;
     uint64_t committed_peak_granules;
     uint64_t alloc_count;
+
+    /* Made by the first tensor; tensor_table.c. */
+    _Atomic(struct cn_tensors *) tensors;
+    pthread_mutex_t tensors_lock; /* of making and growing; taken before the budget's locks */
 };
 
 /* ---- pool_retain.c ---- */

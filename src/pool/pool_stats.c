@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Looking at a pool: its figures, and whether they are true. */
 #include "pool/pool_impl.h"
+#include "pool/tensor_table.h"
 
 static pthread_mutex_t *lock_of(const cenote_pool *pool)
 {
@@ -52,6 +53,8 @@ const char *cenote_pool_check(const cenote_pool *pool)
     if (broken == NULL && pool->charged_bytes !=
                               cn_pool_charge_of(pool->runs.committed_count, pool->runs.chunk_count))
         broken = "the charge does not match what is committed";
+    if (broken == NULL)
+        broken = cn_tensors_check(pool);
     pthread_mutex_unlock(lock_of(pool));
     return broken;
 }

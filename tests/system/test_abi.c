@@ -32,10 +32,15 @@ static void test_options(void **state)
     AT(cenote_stream_options, panel_bytes_max, 8);
     AT(cenote_stream_options, depth, 20);
     SIZE(cenote_stream_item, 8);
+    SIZE(cenote_tensor_options, 168);
+    AT(cenote_tensor_options, shape, 16);
+    AT(cenote_tensor_options, dropped, 144);
+    AT(cenote_tensor_options, rebuild_bytes, 160);
     SIZE(cenote_buddy_options, 32);
     AT(cenote_buddy_options, start, 8);
     AT(cenote_buddy_options, leaf_bytes, 24);
     assert_int_equal(CENOTE_BUDGET_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_TENSOR_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_POOL_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_KV_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_WEIGHTS_OPTIONS_VERSION, 1);
@@ -56,6 +61,11 @@ static void test_reports(void **state)
     AT(cenote_tensor_info, shape, 16);
     AT(cenote_tensor_info, offset_bytes, 88);
     AT(cenote_tensor_info, size_bytes, 96);
+    SIZE(cenote_tensor, 8);
+    SIZE(cenote_tensor_state, 160);
+    AT(cenote_tensor_state, dropped, 21);
+    AT(cenote_tensor_state, size_bytes, 152);
+    SIZE(cenote_tensor_stats, 40);
     SIZE(cenote_weights_stats, 72);
     AT(cenote_weights_stats, engine, 64);
     SIZE(cenote_panel, 56);
