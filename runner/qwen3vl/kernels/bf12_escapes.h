@@ -4,6 +4,7 @@
 #ifndef QWEN_BF12_ESCAPES_H
 #define QWEN_BF12_ESCAPES_H
 
+#include <stdbool.h>
 #include <string.h>
 
 #include <cenote/cenote.h>
@@ -41,6 +42,22 @@ static inline uint64_t qwen_bf12_escape_group(const qwen_bf12_escapes *escapes)
     if (escapes->next == escapes->end)
         return QWEN_BF12_NO_GROUP;
     return (qwen_bf12_escape(escapes) >> 8) / CENOTE_BF12_GROUP;
+}
+
+/* Takes the next one if it is among the @p count columns from @p first on. */
+static inline bool qwen_bf12_take(qwen_bf12_escapes *escapes, uint64_t first, unsigned count,
+                                  unsigned *out_column, unsigned *out_high)
+{
+    if (escapes->next == escapes->end)
+        return false;
+    uint32_t entry = qwen_bf12_escape(escapes);
+    uint64_t column = (entry >> 8) - first;
+    if (column >= count)
+        return false;
+    escapes->next += 4;
+    *out_column = (unsigned)column;
+    *out_high = entry & 0xff;
+    return true;
 }
 
 /* Where element @p column of a group lies when of each 32 the even ones come first (gemv_impl.h).

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "bf12_escapes.h"
 #include "dense_vector.h"
 
 typedef struct gemv_sums {
@@ -127,9 +128,27 @@ INLINE void pairs_of(gemv_table table, const unsigned char *group, unsigned half
     pairs[1] = _mm256_unpackhi_epi8(low, high);
 }
 
-/* One group of each row onto its sums, in the order of add_block(). */
+/* Gives the elements of half a group that the row has escapes for their high bytes. */
+INLINE void patch_pairs(qwen_bf12_escapes *escapes, uint64_t group, unsigned half, __m256i pairs[2])
+{
+    const __m256i places = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    uint64_t first = group * CENOTE_BF12_GROUP + half * 32;
+    unsigned column, high;
+    while (qwen_bf12_take(escapes, first, 32, &column, &high)) {
+        __m256i bits = _mm256_set1_epi16((short)(high << 8));
+        UNROLL
+        for (unsigned h = 0; h < 2; h++) {
+            __m256i here = _mm256_cmpeq_epi16(places, _mm256_set1_epi16((short)(column - h * 16)));
+            pairs[h] = _mm256_or_si256(pairs[h], _mm256_and_si256(here, bits));
+        }
+    }
+}
+
+/* One group of each row onto its sums, in the order of add_block(). @p escapes: of each row, NULL
+ * where none of them has one in this group. */
 INLINE void add_group(const unsigned rows, gemv_table table, const float *x, const unsigned char *w,
-                      size_t stream_bytes, gemv_sums *sums)
+                      size_t stream_bytes, uint64_t group, qwen_bf12_escapes *escapes,
+                      gemv_sums *sums)
 {
     UNROLL
     for (unsigned half = 0; half < 2; half++, x += QWEN_GEMV_BLOCK)
@@ -137,6 +156,8 @@ INLINE void add_group(const unsigned rows, gemv_table table, const float *x, con
     for (unsigned r = 0; r < rows; r++) {
         __m256i pairs[2];
         pairs_of(table, w + r * stream_bytes, half, pairs);
+        if (escapes != NULL)
+            patch_pairs(&escapes[r], group, half, pairs);
         UNROLL
         for (unsigned h = 0; h < 2; h++) {
             __m256i odd = _mm256_and_si256(pairs[h], _mm256_set1_epi32((int)0xffff0000u));

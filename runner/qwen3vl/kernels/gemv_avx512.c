@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "bf12_escapes.h"
 #include "dense_vector.h"
 
 typedef __m512 gemv_sums;
@@ -114,14 +115,32 @@ INLINE void pairs_of(gemv_table table, const unsigned char *group, __m512i pairs
     pairs[1] = _mm512_shuffle_i64x2(first, second, 0xee);
 }
 
-/* One group of each row onto its sums, in the order of add_block(). */
+/* Gives the elements of a group that the row has escapes for their high bytes. */
+INLINE void patch_pairs(qwen_bf12_escapes *escapes, uint64_t group, __m512i pairs[2])
+{
+    unsigned column, high;
+    while (qwen_bf12_take(escapes, group * CENOTE_BF12_GROUP, CENOTE_BF12_GROUP, &column, &high)) {
+        __m512i bits = _mm512_set1_epi16((short)(high << 8));
+        uint64_t mask = UINT64_C(1) << column;
+        pairs[0] =
+            _mm512_mask_mov_epi16(pairs[0], (__mmask32)mask, _mm512_or_si512(pairs[0], bits));
+        pairs[1] = _mm512_mask_mov_epi16(pairs[1], (__mmask32)(mask >> 32),
+                                         _mm512_or_si512(pairs[1], bits));
+    }
+}
+
+/* One group of each row onto its sums, in the order of add_block(). @p escapes: of each row, NULL
+ * where none of them has one in this group. */
 INLINE void add_group(const unsigned rows, gemv_table table, const float *x, const unsigned char *w,
-                      size_t stream_bytes, gemv_sums *sums)
+                      size_t stream_bytes, uint64_t group, qwen_bf12_escapes *escapes,
+                      gemv_sums *sums)
 {
     UNROLL
     for (unsigned r = 0; r < rows; r++) {
         __m512i pairs[2];
         pairs_of(table, w + r * stream_bytes, pairs);
+        if (escapes != NULL)
+            patch_pairs(&escapes[r], group, pairs);
         UNROLL
         for (unsigned half = 0; half < 2; half++) {
             const float *at = x + half * QWEN_GEMV_BLOCK;

@@ -47,23 +47,11 @@ INLINE void dot_rows(const unsigned rows, cenote_dtype dtype, const float *x,
 
 /* ---- the 12-bit form ---- */
 
-/* A group of every row as floats in the order of x, with their escapes; of the last group of a row
- * only @p count elements, the others 0. */
-INLINE void stage_group(const unsigned rows, const cenote_bf12_view *panel, const unsigned char *w,
-                        size_t stream_bytes, uint64_t group, unsigned count,
-                        qwen_bf12_escapes *escapes, float (*stage)[CENOTE_BF12_GROUP])
-{
-    for (unsigned r = 0; r < rows; r++) {
-        widen_group(table_of(panel->table), w + r * stream_bytes, stage[r]);
-        qwen_bf12_patch(&escapes[r], group, stage[r]);
-        for (unsigned column = count; column < CENOTE_BF12_GROUP; column++)
-            stage[r][qwen_bf12_place(column)] = 0.0f;
-    }
-}
-
+/* The first group from which on a row has an escape, at most @p end. */
 INLINE uint64_t next_escape_group(const unsigned rows, const qwen_bf12_escapes *escapes,
                                   uint64_t end)
 {
+    UNROLL
     for (unsigned r = 0; r < rows; r++) {
         uint64_t group = qwen_bf12_escape_group(&escapes[r]);
         end = group < end ? group : end;
@@ -71,6 +59,25 @@ INLINE uint64_t next_escape_group(const unsigned rows, const qwen_bf12_escapes *
     return end;
 }
 
+/* What is left of the rows behind their whole groups: @p count elements, through floats in the
+ * order of x. */
+INLINE void add_rest(const unsigned rows, const cenote_bf12_view *panel, const float *x,
+                     const unsigned char *w, size_t stream_bytes, uint64_t group, unsigned count,
+                     qwen_bf12_escapes *escapes, gemv_sums *sums)
+{
+    float stage[QWEN_GEMV_STREAMS][CENOTE_BF12_GROUP] __attribute__((aligned(64)));
+    for (unsigned r = 0; r < rows; r++) {
+        widen_group(table_of(panel->table), w + r * stream_bytes, stage[r]);
+        qwen_bf12_patch(&escapes[r], group, stage[r]);
+        for (unsigned column = count; column < CENOTE_BF12_GROUP; column++)
+            stage[r][qwen_bf12_place(column)] = 0.0f;
+    }
+    for (unsigned first = 0; first < count; first += QWEN_GEMV_BLOCK)
+        add_block(CENOTE_DTYPE_F32, rows, x + first, (const unsigned char *)(stage[0] + first),
+                  sizeof stage[0], sums);
+}
+
+/* Runs from one group with an escape to the next: in between there is nothing to look at. */
 INLINE void dot_packed_rows(const unsigned rows, const float *x, const cenote_bf12_view *panel,
                             uint64_t row, uint64_t stride, uint64_t k, float *out)
 {
@@ -78,7 +85,6 @@ INLINE void dot_packed_rows(const unsigned rows, const float *x, const cenote_bf
     const size_t stream_bytes = stride * panel->row_bytes;
     const uint64_t groups = k / CENOTE_BF12_GROUP;
     const gemv_table table = table_of(panel->table);
-    float stage[QWEN_GEMV_STREAMS][CENOTE_BF12_GROUP] __attribute__((aligned(64)));
     qwen_bf12_escapes escapes[QWEN_GEMV_STREAMS];
     gemv_sums sums[QWEN_GEMV_STREAMS];
     UNROLL
@@ -86,7 +92,7 @@ INLINE void dot_packed_rows(const unsigned rows, const float *x, const cenote_bf
         sums_zero(&sums[r]);
         escapes[r] = qwen_bf12_escapes_of(panel, row + r * stride);
     }
-    for (uint64_t group = 0;; group++) {
+    for (uint64_t group = 0;;) {
         for (uint64_t stop = next_escape_group(rows, escapes, groups); group < stop; group++) {
             UNROLL
             for (unsigned r = 0; r < rows; r++) {
@@ -94,24 +100,18 @@ INLINE void dot_packed_rows(const unsigned rows, const float *x, const cenote_bf
                 _mm_prefetch(ahead, _MM_HINT_T0);
                 _mm_prefetch(ahead + LINE_BYTES, _MM_HINT_T0);
             }
-            add_group(rows, table, x, w, stream_bytes, sums);
+            add_group(rows, table, x, w, stream_bytes, group, NULL, sums);
             x += CENOTE_BF12_GROUP;
             w += CENOTE_BF12_GROUP_BYTES;
         }
-        unsigned count = (unsigned)(k - group * CENOTE_BF12_GROUP);
-        if (count == 0)
-            break;
-        if (group < groups)
-            count = CENOTE_BF12_GROUP;
-        stage_group(rows, panel, w, stream_bytes, group, count, escapes, stage);
-        for (unsigned first = 0; first < count; first += QWEN_GEMV_BLOCK)
-            add_block(CENOTE_DTYPE_F32, rows, x + first, (const unsigned char *)(stage[0] + first),
-                      sizeof stage[0], sums);
         if (group == groups)
             break;
+        add_group(rows, table, x, w, stream_bytes, group++, escapes, sums);
         x += CENOTE_BF12_GROUP;
         w += CENOTE_BF12_GROUP_BYTES;
     }
+    if (k % CENOTE_BF12_GROUP != 0)
+        add_rest(rows, panel, x, w, stream_bytes, groups, k % CENOTE_BF12_GROUP, escapes, sums);
     UNROLL
     for (unsigned r = 0; r < rows; r++)
         out[r] = reduce(&sums[r]);
