@@ -150,7 +150,7 @@ static double gemv_speed(qwen_kernels *kernels, const weights *w, const variant 
                                 .n = w->panel_rows,
                                 .c = y,
                                 .c_stride = w->panel_rows};
-        qwen_gemv(kernels, &product);
+        qwen_gemv(kernels, &product, 1);
     }
     return (double)(w->panels * w->panel_rows * w->k * 2) / (bench_now() - begin);
 }

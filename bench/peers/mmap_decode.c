@@ -144,7 +144,7 @@ static void multiply(qwen_kernels *kernels, const matrix *m, const float *x, flo
                                 .n = n - row < panel_rows ? n - row : panel_rows,
                                 .c = y + row,
                                 .c_stride = n};
-        qwen_gemv(kernels, &product);
+        qwen_gemv(kernels, &product, 1);
     }
 }
 

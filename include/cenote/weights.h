@@ -125,9 +125,9 @@ typedef struct cenote_disk_speed {
     uint32_t depth;       /**< and how many of them at a time */
 } cenote_disk_speed;
 
-/** Reads parts of the checkpoint for a second or two, past the page cache where that works, to learn
- *  how fast they come. Takes 32 MiB of @p pool meanwhile. bytes_per_s is 0 for files smaller than a
- *  chunk. Errors: CENOTE_E_IO, CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
+/** Reads parts of the checkpoint for a second or two, past the page cache where that works, to
+ * learn how fast they come. Takes 32 MiB of @p pool meanwhile. bytes_per_s is 0 for files smaller
+ * than a chunk. Errors: CENOTE_E_IO, CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_measure_disk(cenote_weights *weights,
                                                                        cenote_pool *pool,
                                                                        cenote_disk_speed *out_speed,
@@ -279,6 +279,16 @@ typedef struct cenote_panel {
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_stream_next(cenote_stream *stream,
                                                               cenote_panel *out_panel,
                                                               cenote_error *err);
+
+/** The same with more than one at a time, for kernels whose threads meet once a call: all panels of
+ *  the matrix that are there, at most @p most (> 0) and, of those that hold a slot, at most a
+ * quarter of the ring. Waits only when there is none.
+ *  @param out_panels  room for @p most; release each of the first *out_count */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_stream_next_several(cenote_stream *stream,
+                                                                      uint32_t most,
+                                                                      cenote_panel *out_panels,
+                                                                      uint32_t *out_count,
+                                                                      cenote_error *err);
 /** Panels of a program that was stopped may be released as well; that does nothing. */
 CENOTE_API void cenote_stream_release(cenote_stream *stream, const cenote_panel *panel);
 

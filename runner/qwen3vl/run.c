@@ -9,6 +9,8 @@
 /* Queries of one call: at 47,000 patches (a 12-megapixel photo) of the 2B tower some 50 GFLOP, a
  * second of two cores; and still a tile or more for each thread. */
 #define STRIP_QUERIES 256u
+/* Of one product: a few hundred microseconds' work, so that the disk is looked after in between. */
+#define DECODE_PANELS 16u
 
 uint64_t qwen_now_ns(void)
 {
@@ -78,10 +80,10 @@ cenote_status qwen_run_go_on(const qwen_run *run, cenote_error *err)
     return CENOTE_OK;
 }
 
-static void multiply_panel(qwen_run *run, const qwen_linear *linear, const qwen_rows *rows,
-                           const cenote_panel *panel)
+static qwen_product product_of(const qwen_run *run, const qwen_linear *linear,
+                               const qwen_rows *rows, const cenote_panel *panel)
 {
-    const qwen_product product = {
+    return (qwen_product){
         .a = rows->a,
         .a_stride = rows->a_stride,
         .m = rows->m,
@@ -95,28 +97,35 @@ static void multiply_panel(qwen_run *run, const qwen_linear *linear, const qwen_
         .c_stride = rows->c_stride,
         .accumulate = rows->accumulate,
     };
-    if (rows->decode)
-        qwen_gemv(run->kernels, &product);
-    else
-        qwen_gemm(run->kernels, &product);
 }
 
+/* While decoding a panel is work for 20 microseconds: as many as are there at a time. In prefill it
+ * is work enough, and its slot is to come free at once. */
 cenote_status qwen_run_linear(qwen_run *run, const qwen_linear *linear, const qwen_rows *rows,
                               cenote_error *err)
 {
+    cenote_panel panels[DECODE_PANELS];
+    qwen_product products[DECODE_PANELS];
+    uint32_t count;
     for (uint64_t rows_done = 0; rows_done < linear->n;) {
-        cenote_panel panel;
         cenote_status status = qwen_run_go_on(run, err);
         if (status == CENOTE_OK)
-            status = cenote_stream_next(run->stream, &panel, err);
+            status = cenote_stream_next_several(run->stream, rows->decode ? DECODE_PANELS : 1,
+                                                panels, &count, err);
         if (status != CENOTE_OK)
             return status;
-        multiply_panel(run, linear, rows, &panel);
-        rows_done += panel.row_count;
-        uint64_t panel_bytes = panel.row_count * panel.row_bytes;
-        cenote_stream_release(run->stream, &panel);
-        if (run->phase != QWEN_PHASE_DECODE)
-            qwen_run_advance(run, panel_bytes);
+        for (uint32_t i = 0; i < count; i++)
+            products[i] = product_of(run, linear, rows, &panels[i]);
+        if (rows->decode)
+            qwen_gemv(run->kernels, products, count);
+        else
+            qwen_gemm(run->kernels, products);
+        for (uint32_t i = 0; i < count; i++) {
+            rows_done += panels[i].row_count;
+            if (run->phase != QWEN_PHASE_DECODE)
+                qwen_run_advance(run, panels[i].row_count * panels[i].row_bytes);
+            cenote_stream_release(run->stream, &panels[i]);
+        }
     }
     return CENOTE_OK;
 }

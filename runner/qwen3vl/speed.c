@@ -80,7 +80,7 @@ static void multiply(const struct course *course, const void *panel, cenote_enco
         .c = course->y,
         .c_stride = PANEL_ROWS,
     };
-    qwen_gemv(course->kernels, &product);
+    qwen_gemv(course->kernels, &product, 1);
 }
 
 static void multiply_plain(const struct course *course, uint32_t panel)

@@ -613,29 +613,45 @@ static cenote_status wait_for_read(struct cenote_stream *s, cenote_error *err)
     return CENOTE_OK;
 }
 
-cenote_status cenote_stream_next(cenote_stream *stream, cenote_panel *out_panel, cenote_error *err)
+/* One more panel of the matrix that the consumer is in; false when none is there. */
+static bool take(struct cenote_stream *s, bool may_hold_slot, cenote_panel *out_panel)
+{
+    if (!(may_hold_slot && take_read(s, out_panel)) && !take_resident(s, out_panel))
+        return false;
+    s->taking_left--;
+    atomic_fetch_add_explicit(&s->weights->bytes_used, out_panel->row_count * out_panel->row_bytes,
+                              memory_order_relaxed);
+    return true;
+}
+
+cenote_status cenote_stream_next_several(cenote_stream *stream, uint32_t most,
+                                         cenote_panel *out_panels, uint32_t *out_count,
+                                         cenote_error *err)
 {
     struct cenote_stream *s = stream;
-    cenote_panel panel;
     if (s->taking_left == 0 && s->taking.visit < s->visit_count) {
         leave_matrix(s);
         enter_matrix(s, s->taking.visit + 1);
     }
     if (s->taking.visit >= s->visit_count)
         return cenote_error_set(err, CENOTE_E_NOTFOUND, "the program is over");
-    for (;;) {
-        keep_reading(s);
-        if (take_read(s, &panel) || take_resident(s, &panel))
-            break;
+    uint32_t count = 0, slots = s->slot_count / 4 + 1;
+    for (keep_reading(s); !take(s, true, out_panels); keep_reading(s)) {
         cenote_status status = wait_for_read(s, err);
         if (status != CENOTE_OK)
             return status;
     }
-    s->taking_left--;
-    atomic_fetch_add_explicit(&s->weights->bytes_used, panel.row_count * panel.row_bytes,
-                              memory_order_relaxed);
-    *out_panel = panel;
+    do
+        slots -= (out_panels[count++].slot & SLOT_MASK) != SLOT_RESIDENT;
+    while (count < most && s->taking_left > 0 && take(s, slots > 1, &out_panels[count]));
+    *out_count = count;
     return CENOTE_OK;
+}
+
+cenote_status cenote_stream_next(cenote_stream *stream, cenote_panel *out_panel, cenote_error *err)
+{
+    uint32_t count;
+    return cenote_stream_next_several(stream, 1, out_panel, &count, err);
 }
 
 void cenote_stream_release(cenote_stream *stream, const cenote_panel *panel)

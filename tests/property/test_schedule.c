@@ -89,7 +89,8 @@ struct sim {
 /* What all seeds together have met. */
 static struct {
     uint64_t reads, over_matrices, over_passes, waits, kept, errors, repaired, cuts, full;
-    uint64_t packed, originals; /* reads of a packed copy; panels that it failed to give */
+    uint64_t packed, originals,
+        together; /* reads of a packed copy; panels that it failed to give */
 } met;
 
 static uint64_t current_seed;
@@ -318,6 +319,18 @@ static void took(struct sim *m, const cenote_panel *panel)
     m->held[m->held_count++] = (struct held){*panel, false};
 }
 
+static void took_several(struct sim *m, const cenote_panel *panels, uint32_t count, uint32_t most)
+{
+    uint32_t slots = 0, slots_most = m->slot_count / 4 > 1 ? m->slot_count / 4 : 1;
+    assert_in_range(count, 1, most);
+    for (uint32_t i = 0; i < count; i++) {
+        took(m, &panels[i]);
+        slots += (panels[i].slot & RESIDENT_SLOT) != RESIDENT_SLOT;
+    }
+    assert_in_range(slots, 0, slots_most);
+    met.together += count > 1;
+}
+
 static void check_busy(struct sim *m)
 {
     if (m->faulty || m->refusing || m->threads)
@@ -362,13 +375,14 @@ static void check_error(struct sim *m, cenote_status status, const cenote_error 
 /* @return whether there was a panel. */
 static bool next(struct sim *m)
 {
-    cenote_panel panel;
+    cenote_panel panels[SLOTS_MAX];
+    uint32_t count, most = pick(m, 2) == 0 ? 1 : 1 + pick(m, SLOTS_MAX);
     cenote_error err;
     if (m->left == 0 && m->visit < m->visit_count)
         enter_matrix(m, m->visit + 1);
     uint64_t begin_ns = schedule_now_ns(&m->s), waited = waited_ns(m);
     m->in_next = true;
-    cenote_status status = cenote_stream_next(m->s.stream, &panel, &err);
+    cenote_status status = cenote_stream_next_several(m->s.stream, most, panels, &count, &err);
     m->in_next = false;
     waited = waited_ns(m) - waited;
     if (m->faulty || m->threads) /* what is read once more is no wait */
@@ -376,7 +390,7 @@ static bool next(struct sim *m)
     else
         assert_int_equal(waited, schedule_now_ns(&m->s) - begin_ns);
     if (status == CENOTE_OK) {
-        took(m, &panel);
+        took_several(m, panels, count, most);
         check_busy(m);
     } else if (status == CENOTE_E_NOTFOUND) {
         assert_true(m->visit >= m->visit_count);
@@ -638,7 +652,7 @@ static void test_seeds(void **state)
                   met.repaired, met.cuts, met.full, met.packed, met.originals);
     assert_true(met.over_matrices > 0 && met.over_passes > 0 && met.waits > 0 && met.kept > 0);
     assert_true(met.errors > 0 && met.repaired > 0 && met.cuts > 0 && met.full > 0);
-    assert_true(met.packed > 0 && met.originals > 0);
+    assert_true(met.packed > 0 && met.originals > 0 && met.together > 0);
 }
 
 static int tell_seed(void **state)

@@ -227,6 +227,35 @@ bool dense_case_run_bf12(dense_case *test, qwen_kernels *kernels, dense_product_
     return true;
 }
 
+void dense_case_run_several(dense_case *test, qwen_kernels *kernels, uint64_t panel_rows,
+                            uint64_t call_rows, unsigned count)
+{
+    const dense_shape *shape = &test->shape;
+    memcpy(test->c, test->c_before, shape->m * test->c_stride * sizeof *test->c);
+    for (uint64_t i = 0; i < shape->m; i += call_rows) {
+        qwen_product parts[16];
+        bf12_packed packed[16] = {{0}};
+        unsigned filled = 0;
+        for (uint64_t j = 0; j < shape->n; j += panel_rows) {
+            uint64_t rows = shape->n - j < panel_rows ? shape->n - j : panel_rows;
+            qwen_product *part = &parts[filled];
+            *part = product_of(test, i, call_rows, j, panel_rows);
+            if (shape->dtype == CENOTE_DTYPE_BF16 && j / panel_rows % 2 == 1 &&
+                bf12_pack(part->w, rows, shape->k, &packed[filled]) == CENOTE_OK) {
+                part->w = packed[filled].data;
+                part->w_encoding = CENOTE_ENCODING_BF12;
+            }
+            if (++filled < count && j + rows < shape->n)
+                continue;
+            qwen_gemv(kernels, parts, filled);
+            for (; filled > 0; filled--) {
+                free(packed[filled - 1].data);
+                packed[filled - 1].data = NULL;
+            }
+        }
+    }
+}
+
 static bool same_bits(float a, float b)
 {
     return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b));

@@ -53,6 +53,11 @@ typedef void (*dense_product_fn)(qwen_kernels *kernels, const qwen_product *prod
 void dense_case_run(dense_case *test, qwen_kernels *kernels, dense_product_fn product,
                     uint64_t panel_rows, uint64_t call_rows);
 
+/** As dense_case_run(), up to @p count (at most 16) panels a call; of bf16 every other one is in
+ * the 12-bit form where it fits. */
+void dense_case_run_several(dense_case *test, qwen_kernels *kernels, uint64_t panel_rows,
+                            uint64_t call_rows, unsigned count);
+
 /** As dense_case_run(), each panel in the 12-bit form, at an odd address half of the time. False
  *  when one does not fit it. */
 bool dense_case_run_bf12(dense_case *test, qwen_kernels *kernels, dense_product_fn product,

@@ -57,13 +57,18 @@ static void open_or_skip(dense_rig *rig, void **state, unsigned thread_count)
         skip();
 }
 
+static void gemv(qwen_kernels *kernels, const qwen_product *product)
+{
+    qwen_gemv(kernels, product, 1);
+}
+
 static void check_one(dense_rig *rig, const dense_shape *shape, uint64_t seed)
 {
     dense_case test;
     dense_case_init(&test, shape, seed);
     float *expected = defined(&test);
     dense_case_check_near(&test, expected);
-    dense_case_run(&test, rig->kernels, qwen_gemv, shape->n, 1);
+    dense_case_run(&test, rig->kernels, gemv, shape->n, 1);
     dense_case_check(&test, expected);
     free(expected);
     dense_case_fini(&test);
@@ -111,7 +116,7 @@ static void test_threads_and_cuts_change_nothing(void **state)
             open_or_skip(&rig, state, thread_counts[t]);
             static const uint64_t panels[] = {101, 16, 48, 1, 2, 7};
             for (size_t i = 0; i < COUNT(panels); i++) {
-                dense_case_run(&test, rig.kernels, qwen_gemv, panels[i], 1);
+                dense_case_run(&test, rig.kernels, gemv, panels[i], 1);
                 dense_case_check(&test, expected);
             }
             dense_rig_close(&rig);
@@ -137,7 +142,7 @@ static void test_every_half(void **state)
         for (uint64_t j = 0; j < shape.n; j++)
             dense_weight_set(&test, j, j % shape.k, (uint16_t)j);
         float *expected = defined(&test);
-        dense_case_run(&test, rig.kernels, qwen_gemv, shape.n, 1);
+        dense_case_run(&test, rig.kernels, gemv, shape.n, 1);
         dense_case_check(&test, expected);
         free(expected);
         dense_case_fini(&test);
@@ -155,9 +160,9 @@ static void check_bf12(dense_rig *rig, const dense_shape *shape, unsigned escape
     dense_case_init(&test, shape, seed);
     dense_case_scatter(&test, escapes, seed);
     float *expected = defined(&test);
-    dense_case_run(&test, rig->kernels, qwen_gemv, panel_rows, 1);
+    dense_case_run(&test, rig->kernels, gemv, panel_rows, 1);
     dense_case_check(&test, expected);
-    assert_true(dense_case_run_bf12(&test, rig->kernels, qwen_gemv, panel_rows, 1));
+    assert_true(dense_case_run_bf12(&test, rig->kernels, gemv, panel_rows, 1));
     dense_case_check(&test, expected);
     free(expected);
     dense_case_fini(&test);
@@ -215,11 +220,11 @@ static void test_bf12_every_pattern(void **state)
         memset(test.w, 0, shape.n * shape.k * 2);
         for (uint64_t j = 0; j < shape.n; j++)
             dense_weight_set(&test, j, j * 7 % shape.k, (uint16_t)(first + j));
-        dense_case_run(&test, rig.kernels, qwen_gemv, 512, 1);
+        dense_case_run(&test, rig.kernels, gemv, 512, 1);
         float *plain = test.c;
         test.c = malloc(shape.n * test.c_stride * sizeof *plain);
         assert_non_null(test.c);
-        assert_true(dense_case_run_bf12(&test, rig.kernels, qwen_gemv, 512, 1));
+        assert_true(dense_case_run_bf12(&test, rig.kernels, gemv, 512, 1));
         dense_case_check(&test, plain);
         free(plain);
         dense_case_fini(&test);
@@ -233,7 +238,7 @@ static void test_bf12_every_pattern(void **state)
 static float *single_calls(dense_case *test, qwen_kernels *kernels, uint64_t panel_rows)
 {
     const dense_shape *shape = &test->shape;
-    dense_case_run(test, kernels, qwen_gemv, panel_rows, 1);
+    dense_case_run(test, kernels, gemv, panel_rows, 1);
     float *single = malloc(shape->m * shape->n * sizeof *single);
     assert_non_null(single);
     for (uint64_t i = 0; i < shape->m; i++)
@@ -248,10 +253,10 @@ static void check_many(dense_rig *rig, const dense_shape *shape, uint64_t seed, 
     if (shape->dtype == CENOTE_DTYPE_BF16)
         dense_case_scatter(&test, seed % 3, seed);
     float *single = single_calls(&test, rig->kernels, panel_rows);
-    dense_case_run(&test, rig->kernels, qwen_gemv, panel_rows, shape->m);
+    dense_case_run(&test, rig->kernels, gemv, panel_rows, shape->m);
     dense_case_check(&test, single);
     if (shape->dtype == CENOTE_DTYPE_BF16) {
-        assert_true(dense_case_run_bf12(&test, rig->kernels, qwen_gemv, panel_rows, shape->m));
+        assert_true(dense_case_run_bf12(&test, rig->kernels, gemv, panel_rows, shape->m));
         dense_case_check(&test, single);
     }
     free(single);
@@ -331,7 +336,7 @@ static void test_bf12_padding(void **state)
                                         .n = shape.n,
                                         .c = test.c + i * test.c_stride,
                                         .c_stride = test.c_stride};
-                qwen_gemv(rig.kernels, &product);
+                qwen_gemv(rig.kernels, &product, 1);
             }
             dense_case_check(&test, single);
             free(packed.data);
@@ -339,6 +344,33 @@ static void test_bf12_padding(void **state)
             dense_case_fini(&test);
         }
     dense_rig_close(&rig);
+}
+
+/* Several panels a call: which rank has which rows of which panel changes nothing. */
+static void test_panels_together(void **state)
+{
+    static const uint64_t panels[] = {16, 7, 1, 40};
+    for (size_t t = 0; t < COUNT(thread_counts); t++) {
+        dense_rig rig;
+        open_or_skip(&rig, state, thread_counts[t]);
+        for (size_t d = 0; d < COUNT(dtypes); d++)
+            for (size_t i = 0; i < COUNT(panels); i++)
+                for (unsigned count = 1; count <= 16; count += 5) {
+                    dense_shape shape = {3, 333 + 64 * i, 101, dtypes[d], 1, true, true};
+                    dense_case test;
+                    dense_case_init(&test, &shape, i + t);
+                    if (shape.dtype == CENOTE_DTYPE_BF16)
+                        dense_case_scatter(&test, i % 3, i + t);
+                    float *single = single_calls(&test, rig.kernels, shape.n);
+                    dense_case_run_several(&test, rig.kernels, panels[i], 1, count);
+                    dense_case_check(&test, single);
+                    dense_case_run_several(&test, rig.kernels, panels[i], shape.m, count);
+                    dense_case_check(&test, single);
+                    free(single);
+                    dense_case_fini(&test);
+                }
+        dense_rig_close(&rig);
+    }
 }
 
 #define FOR_EACH_ISA(function)                                                                     \
@@ -362,6 +394,7 @@ int main(void)
         FOR_EACH_ISA(test_bf12_every_pattern),
         FOR_EACH_ISA(test_many),
         FOR_EACH_ISA(test_many_threads_and_cuts),
+        FOR_EACH_ISA(test_panels_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

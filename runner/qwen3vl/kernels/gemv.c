@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix times vector, for decoding: bound by the stream of weights, so all that matters is to
  * keep the hardware's prefetchers running and to add nothing to them. Several vectors: gemv_many.c.
+ * One call takes several panels of a matrix: the team meets once for all of them.
  *
  *     w, bf16   | 0 1 | 2 3 | 4 5 | ...     a 32-bit word holds a pair; a shift left by 16 makes
  *                                           a float of the even one, a mask of the odd one
@@ -61,8 +62,8 @@ static unsigned streams_max(const qwen_product *product)
                                                             : QWEN_GEMV_STREAMS;
 }
 
-/* Wakes the prefetchers while x is being prepared: a panel is over in 20 microseconds, and the
- * first bytes of each stream take a part of one. */
+/* Wakes the prefetchers before their panel's turn: it is over in 40 microseconds, and the first
+ * bytes of each stream take a part of one. */
 static void start_streams(const qwen_gemv_streams *streams)
 {
     for (size_t i = 0; i < START_BYTES; i += LINE_BYTES)
@@ -99,38 +100,86 @@ static void multiply_streams(const qwen_gemv_job *job, const qwen_gemv_streams *
     }
 }
 
-static void multiply_share(void *argument, unsigned rank, unsigned size)
+/* Several panels, as one: rank r has a part of all their rows, which may begin and end anywhere. */
+typedef struct batch {
+    qwen_kernels *kernels;
+    const qwen_gemv_ops *ops;
+    qwen_gemv_fn dots;
+    const qwen_product *products;
+    unsigned count;
+    uint64_t rows;
+} batch;
+
+/* What is left of a rank's rows: [first, end), and the panel that the first of them is in. */
+typedef struct share {
+    uint64_t first, end;
+    unsigned panel;
+    uint64_t panel_first;
+} share;
+
+typedef struct part {
+    qwen_gemv_job job;
+    qwen_gemv_streams streams;
+    cenote_bf12_view packed;
+} part;
+
+/* The rows of the next panel; false when there are none left. */
+static bool part_next(const batch *b, share *left, part *out)
 {
-    const qwen_gemv_job *job = argument;
-    const qwen_product *product = job->product;
-    unsigned long first, count;
-    cenote_team_share(product->n, 1, rank, size, &first, &count);
-    if (count == 0)
-        return;
-    const unsigned char *w = product->w;
-    size_t row_bytes = product->k * qwen_weight_bytes(product->w_dtype);
-    if (job->packed != NULL) {
-        w = job->packed->groups;
-        row_bytes = job->packed->row_bytes;
+    if (left->first == left->end)
+        return false;
+    const qwen_product *product = &b->products[left->panel];
+    for (; left->first - left->panel_first >= product->n; product = &b->products[left->panel])
+        left->panel_first += b->products[left->panel++].n;
+    uint64_t panel_end = left->panel_first + product->n;
+    uint64_t end = left->end < panel_end ? left->end : panel_end;
+    out->job = (qwen_gemv_job){b->kernels, b->ops, product, b->dots, NULL};
+    out->streams =
+        (qwen_gemv_streams){.first = left->first - left->panel_first,
+                            .count = end - left->first,
+                            .w = product->w,
+                            .row_bytes = product->k * qwen_weight_bytes(product->w_dtype)};
+    if (product->w_encoding == CENOTE_ENCODING_BF12) {
+        out->packed = cenote_bf12_view_of(product->w);
+        out->job.packed = &out->packed;
+        out->streams.w = out->packed.groups;
+        out->streams.row_bytes = out->packed.row_bytes;
     }
     unsigned most = streams_max(product);
-    qwen_gemv_streams streams = {
-        .first = first,
-        .count = count,
-        .stride = (count + most - 1) / most,
-        .w = w + first * row_bytes,
-        .row_bytes = row_bytes,
-    };
-    float *x = qwen_kernels_scratch(job->kernels, rank);
-    start_streams(&streams);
-    if (product->m > 1) {
-        qwen_gemv_many(job, &streams, x);
-        return;
+    out->streams.stride = (out->streams.count + most - 1) / most;
+    out->streams.w += out->streams.first * out->streams.row_bytes;
+    left->first = end;
+    return true;
+}
+
+static void multiply_share(void *argument, unsigned rank, unsigned size)
+{
+    const batch *b = argument;
+    unsigned long first, count;
+    cenote_team_share(b->rows, 1, rank, size, &first, &count);
+    share left = {first, first + count, 0, 0};
+    part parts[2];
+    float *x = qwen_kernels_scratch(b->kernels, rank);
+    bool more = part_next(b, &left, &parts[0]);
+    if (more) {
+        start_streams(&parts[0].streams);
+        /* each rank for itself: cheaper than another meeting of the team */
+        if (b->products->m > 1)
+            qwen_gemv_many_order(&parts[0].job, x);
+        else
+            qwen_gemv_order(&parts[0].job, b->products->a, b->products->k, x);
     }
-    /* each rank for itself: cheaper than another meeting of the team */
-    qwen_gemv_order(job, product->a, product->k, x);
-    start_escapes(job, &streams);
-    multiply_streams(job, &streams, x);
+    for (unsigned i = 0; more; i ^= 1) {
+        const part *now = &parts[i];
+        more = part_next(b, &left, &parts[i ^ 1]);
+        if (more)
+            start_streams(&parts[i ^ 1].streams);
+        start_escapes(&now->job, &now->streams);
+        if (b->products->m > 1)
+            qwen_gemv_many(&now->job, &now->streams, x);
+        else
+            multiply_streams(&now->job, &now->streams, x);
+    }
 }
 
 static const qwen_gemv_ops *gemv_ops(qwen_isa isa)
@@ -152,17 +201,14 @@ static qwen_gemv_fn dots_of(const qwen_gemv_ops *ops, cenote_dtype dtype)
     return dtype == CENOTE_DTYPE_F16 ? ops->dots_f16 : ops->dots_f32;
 }
 
-void qwen_gemv(qwen_kernels *kernels, const qwen_product *product)
+void qwen_gemv(qwen_kernels *kernels, const qwen_product *products, unsigned count)
 {
-    assert(product->m >= 1 && product->m <= QWEN_GEMV_M_MAX && product->k <= kernels->k_max);
+    assert(products->m >= 1 && products->m <= QWEN_GEMV_M_MAX && products->k <= kernels->k_max);
     const qwen_gemv_ops *ops = gemv_ops(kernels->isa);
-    qwen_gemv_job job = {kernels, ops, product, dots_of(ops, product->w_dtype), NULL};
-    cenote_bf12_view packed;
-    if (product->w_encoding == CENOTE_ENCODING_BF12) {
-        packed = cenote_bf12_view_of(product->w);
-        job.packed = &packed;
-    }
-    cenote_team_run(kernels->team, multiply_share, &job);
+    batch b = {kernels, ops, dots_of(ops, products->w_dtype), products, count, 0};
+    for (unsigned i = 0; i < count; i++)
+        b.rows += products[i].n;
+    cenote_team_run(kernels->team, multiply_share, &b);
 }
 
 size_t qwen_gemv_scratch_bytes(uint64_t k_max)

@@ -68,7 +68,8 @@ typedef struct qwen_gemv_streams {
 void qwen_gemv_order(const qwen_gemv_job *job, const float *from, uint64_t count, float *x);
 /* Bias and c onto the sum of element [i][j] of c. */
 void qwen_gemv_write(const qwen_product *product, uint64_t i, uint64_t j, float sum);
-/* Where m > 1. */
+/* Where m > 1: all rows of x into scratch, then any number of times the products with them. */
+void qwen_gemv_many_order(const qwen_gemv_job *job, void *scratch);
 void qwen_gemv_many(const qwen_gemv_job *job, const qwen_gemv_streams *streams, void *scratch);
 size_t qwen_gemv_many_scratch_bytes(uint64_t k_max);
 

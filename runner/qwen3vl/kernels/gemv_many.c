@@ -38,8 +38,10 @@ static uint64_t chunks_of(uint64_t k)
     return (k + QWEN_GEMV_CHUNK - 1) / QWEN_GEMV_CHUNK;
 }
 
-static void order_chunks(const qwen_gemv_job *job, float *x)
+void qwen_gemv_many_order(const qwen_gemv_job *job, void *scratch)
 {
+    many_room *room = scratch;
+    float *x = room->x;
     const qwen_product *product = job->product;
     for (uint64_t first = 0; first < product->k; first += QWEN_GEMV_CHUNK)
         for (uint64_t i = 0; i < product->m; i++, x += QWEN_GEMV_CHUNK)
@@ -109,7 +111,6 @@ void qwen_gemv_many(const qwen_gemv_job *job, const qwen_gemv_streams *streams, 
 {
     many_room *room = scratch;
     uint64_t stride = streams->stride;
-    order_chunks(job, room->x);
     for (uint64_t step = 0; step < stride; step++) {
         unsigned live = (unsigned)((streams->count - step + stride - 1) / stride);
         add_rows(job, streams, step, live, room);

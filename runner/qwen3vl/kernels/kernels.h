@@ -63,8 +63,9 @@ void qwen_gemm(qwen_kernels *kernels, const qwen_product *product);
 #define QWEN_GEMV_M_MAX 8u
 /** m is 1 to QWEN_GEMV_M_MAX: for decoding, and for looking at a few guessed tokens in one pass
  * over the weights: each row of c has the bits of a call of its own. They differ from qwen_gemm's.
- */
-void qwen_gemv(qwen_kernels *kernels, const qwen_product *product);
+ * @param products  one or more panels of weights, all with the same a, m, k and w_dtype: the team
+ *                  shares the rows of all of them, which costs one meeting instead of @p count */
+void qwen_gemv(qwen_kernels *kernels, const qwen_product *products, unsigned count);
 
 /** Widens @p count elements to float. */
 void qwen_widen(cenote_dtype dtype, const void *from, uint64_t count, float *to);
