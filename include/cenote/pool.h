@@ -5,7 +5,8 @@
  *  A budget is the number of bytes that the whole process may hold: VmHWM + VmPTE. What the
  *  process holds already (code, libraries, stacks, its heap) is charged when the budget is made;
  *  pools charge what they commit, page tables included, before they commit it. When a charge does
- *  not fit, free memory that pools still hold is given back to the system first.
+ *  not fit, what can be given up goes first, in the order of CENOTE_RECLAIM_TABLE: a charge is
+ *  refused only when all of that would not be enough.
  *
  *  A pool is the memory of one class: runs of 64 KiB granules, of any length, address-ordered
  *  first fit over a reservation that costs nothing until it is committed. Its book-keeping lies
@@ -88,14 +89,60 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_budget_charge(cenote_budget *b
                                                                 cenote_error *err);
 CENOTE_API void cenote_budget_uncharge(cenote_budget *budget, uint64_t size_bytes);
 
+/** The ladder: what is given up, in this order, before a charge or a block is refused. */
+#define CENOTE_RECLAIM_TABLE(X)                                                                    \
+    X(CENOTE_RECLAIM_OWN_IDLE, "own idle memory")                                                  \
+    X(CENOTE_RECLAIM_IDLE, "idle memory of other pools")                                           \
+    X(CENOTE_RECLAIM_CACHE, "cached tensors")                                                      \
+    X(CENOTE_RECLAIM_REBUILDABLE, "rebuildable tensors")                                           \
+    X(CENOTE_RECLAIM_COMPACTION, "compaction")
+
+typedef enum cenote_reclaim_step {
+#define CENOTE_RECLAIM_ENUM(name, text) name,
+    CENOTE_RECLAIM_TABLE(CENOTE_RECLAIM_ENUM)
+#undef CENOTE_RECLAIM_ENUM
+        CENOTE_RECLAIM_COUNT
+} cenote_reclaim_step;
+
+CENOTE_API const char *cenote_reclaim_step_text(cenote_reclaim_step step);
+
+/** One rung of the ladder since the budget was made. */
+typedef struct cenote_reclaim_stats {
+    uint64_t asked_count; /**< times that a pool, cache, ... was asked */
+    uint64_t gave_count;  /**< times that it gave something */
+    uint64_t given_bytes; /**< idle memory: uncharged; the others: became idle memory, or a hole */
+} cenote_reclaim_stats;
+
 typedef struct cenote_budget_stats {
     uint64_t limit_bytes;
     uint64_t charged_bytes; /**< now, process_bytes included */
     uint64_t charged_peak_bytes;
     uint64_t refused_count; /**< charges that did not fit */
+    cenote_reclaim_stats reclaim[CENOTE_RECLAIM_COUNT];
 } cenote_budget_stats;
 CENOTE_API void cenote_budget_stats_get(const cenote_budget *budget,
                                         cenote_budget_stats *out_stats);
+
+/** What one pool holds of the budget, and what of it could be given up. */
+typedef struct cenote_budget_holder {
+    cenote_class class_id;
+    uint32_t priority;
+    uint64_t quota_bytes;
+    uint64_t charged_bytes;     /**< page tables included, the pool's book-keeping not */
+    uint64_t live_bytes;        /**< in blocks */
+    uint64_t idle_bytes;        /**< committed, in no block */
+    uint64_t cached_bytes;      /**< of live_bytes: free tensors of tensor caches */
+    uint64_t rebuildable_bytes; /**< of live_bytes: tensors that may be dropped */
+    uint64_t largest_hole_bytes;
+    uint64_t compacted_hole_bytes; /**< the largest hole that compaction could make */
+} cenote_budget_holder;
+
+/** Who holds the wall: a row for each pool of @p budget, largest charge first.
+ *  @param out_holders  the first @p holder_max of them; may be NULL when that is 0
+ *  @return the number of pools
+ *  Threads: any; each row is true at its moment.  Cost: O(pools x granules). */
+CENOTE_API size_t cenote_budget_explain(cenote_budget *budget, cenote_budget_holder *out_holders,
+                                        size_t holder_max);
 
 /** What a pool charges for a block of @p size_bytes: whole granules plus their page tables. A
  *  plan that adds these up knows the charge to the byte. */
@@ -110,11 +157,15 @@ typedef struct cenote_pool_options {
     cenote_class class_id;
     uint64_t quota_bytes; /**< the most that this pool may hold; 0 means the budget's limit when
                                the pool is made (256 GiB at most) */
+    uint32_t priority;    /**< when somebody needs room, what can be given up of the pool with the
+                               lowest one goes first; 0 means the class's: general 10, gradients 20,
+                               image_features 30, text_embeddings 40, attention 50, activations 60,
+                               kv_cache 70, parameters 80 */
 } cenote_pool_options;
-#define CENOTE_POOL_OPTIONS_VERSION 1u
+#define CENOTE_POOL_OPTIONS_VERSION 2u
 #define CENOTE_POOL_OPTIONS_INIT                                                                   \
     {                                                                                              \
-        CENOTE_POOL_OPTIONS_VERSION, CENOTE_CLASS_GENERAL, 0                                       \
+        CENOTE_POOL_OPTIONS_VERSION, CENOTE_CLASS_GENERAL, 0, 0                                    \
     }
 
 /** What cenote_pool_create() charges for the pool itself (book-keeping and page tables) with this
@@ -147,17 +198,55 @@ CENOTE_API void cenote_pool_free(cenote_pool *pool, void *data);
 /** Decommits all free memory of the pool and uncharges it. @return the bytes given back. */
 CENOTE_API uint64_t cenote_pool_trim(cenote_pool *pool);
 
+/** Moves the quota. Idle memory above a lower one is given back, and free tensors that caches keep
+ *  in the pool make way.
+ *  @param quota_bytes  from 1 to twice the quota that the pool was made with (above 128 GiB: that
+ *                      one), which is what its book-keeping covers
+ *  Errors: CENOTE_E_INVAL; CENOTE_E_BUDGET when more is in use; the old quota stays.
+ *  Threads: any. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_quota_set(cenote_pool *pool,
+                                                                 uint64_t quota_bytes,
+                                                                 cenote_error *err);
+
+/** Why an allocation was not served from memory that the pool had committed already. */
+#define CENOTE_MISS_TABLE(X)                                                                       \
+    X(CENOTE_MISS_COMMIT, "memory was committed")                                                  \
+    X(CENOTE_MISS_RECLAIM, "others gave something up, then memory was committed")                  \
+    X(CENOTE_MISS_QUOTA, "refused: the quota")                                                     \
+    X(CENOTE_MISS_HOLE, "refused: no hole is long enough")                                         \
+    X(CENOTE_MISS_BUDGET, "refused: the budget")                                                   \
+    X(CENOTE_MISS_SYSTEM, "refused: the system gave no memory")
+
+typedef enum cenote_miss {
+#define CENOTE_MISS_ENUM(name, text) name,
+    CENOTE_MISS_TABLE(CENOTE_MISS_ENUM)
+#undef CENOTE_MISS_ENUM
+        CENOTE_MISS_COUNT
+} cenote_miss;
+
+CENOTE_API const char *cenote_miss_text(cenote_miss miss);
+
+/** "total" is since create, of all that was ever allocated or committed. */
 typedef struct cenote_pool_stats {
     cenote_class class_id;
+    uint32_t priority;
     uint64_t quota_bytes;
     uint64_t requested_bytes; /**< live, as asked for */
-    uint64_t used_bytes;      /**< live, in whole granules */
+    uint64_t requested_peak_bytes;
+    uint64_t requested_total_bytes;
+    uint64_t used_bytes; /**< live, in whole granules */
     uint64_t used_peak_bytes;
+    uint64_t used_total_bytes;
     uint64_t committed_bytes; /**< resident at most this */
     uint64_t committed_peak_bytes;
-    uint64_t block_count;        /**< live blocks */
-    uint64_t alloc_count;        /**< since create */
-    uint64_t largest_hole_bytes; /**< longest free run, committed or not */
+    uint64_t committed_total_bytes;
+    uint64_t block_count; /**< live blocks */
+    uint64_t alloc_count; /**< since create: hits and the misses that were served */
+    uint64_t hit_count;   /**< served from memory that was committed */
+    uint64_t miss_count[CENOTE_MISS_COUNT];
+    uint64_t largest_hole_bytes;   /**< longest free run, committed or not */
+    double internal_fragmentation; /**< of used_bytes, what nobody asked for; 0 when empty */
+    double external_fragmentation; /**< of the range up to the last block, what is in none */
 } cenote_pool_stats;
 CENOTE_API void cenote_pool_stats_get(const cenote_pool *pool, cenote_pool_stats *out_stats);
 

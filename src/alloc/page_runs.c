@@ -174,6 +174,14 @@ uint64_t cn_page_runs_largest_hole(const struct cn_page_runs *runs)
     return largest;
 }
 
+uint64_t cn_page_runs_top(const struct cn_page_runs *runs)
+{
+    for (uint64_t w = runs->word_count; w-- > 0;)
+        if (runs->used[w] != 0)
+            return (w + 1) * WORD_BITS - (uint64_t)__builtin_clzll(runs->used[w]);
+    return 0;
+}
+
 /* ---- commitment ---- */
 
 bool cn_page_runs_uncommitted(const struct cn_page_runs *runs, struct cn_run within,

@@ -70,6 +70,9 @@ void cn_page_runs_preview(const struct cn_page_runs *runs, struct cn_run run,
 
 uint64_t cn_page_runs_largest_hole(const struct cn_page_runs *runs);
 
+/* One past the highest granule that is in a block. */
+uint64_t cn_page_runs_top(const struct cn_page_runs *runs);
+
 /* NULL, or the first broken invariant in words. */
 const char *cn_page_runs_check(const struct cn_page_runs *runs);
 

@@ -1,34 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One number with a limit, and the list of those who can give something back.
+/* One number with a limit.
  *
  *   charge(n):  charged + n <= limit ?  yes: charged += n
- *                                       no:  ask the clients, one after the other, for idle memory
- *                                            until n fits; try again; nothing came back: refuse
+ *                                       no:  climb the ladder (reclaim.c) until n fits; try again;
+ *                                            nothing came back: refuse
  *
  * Charging comes before committing, so `charged` is at every moment an upper bound of what the
- * process holds. Three ranks of locks, taken in this order only: the list of clients, a client's
- * own lock, the counters. Whoever charges under its own lock uses cn_budget_try_charge(), which
- * touches the counters alone, and lets go of its lock before it asks for room: so a pool can make
- * every pool trim, itself included, without a cycle. */
+ * process holds. Whoever charges under its own lock uses cn_budget_try_charge(), which touches the
+ * counters alone, and lets go of its lock before it asks for room: so a pool can make every pool
+ * trim, itself included, without a cycle. */
 #include <assert.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cenote/hardware.h>
 
-#include "pool/budget.h"
-
-struct cenote_budget {
-    struct cn_os *os;
-    pthread_mutex_t clients_lock;
-    struct cn_budget_client *clients; /* clients_lock */
-    pthread_mutex_t lock;
-    uint64_t limit_bytes; /* lock, and what follows */
-    uint64_t charged_bytes;
-    uint64_t charged_peak_bytes;
-    uint64_t refused_count;
-};
+#include "pool/budget_impl.h"
 
 struct cn_os *cn_budget_os(const cenote_budget *budget)
 {
@@ -110,45 +98,11 @@ void cenote_budget_uncharge(cenote_budget *budget, uint64_t size_bytes)
     pthread_mutex_unlock(&budget->lock);
 }
 
-/* How much too large @p size_bytes more would be; at least 1, for the caller has seen it fail. */
-static uint64_t shortage_bytes(cenote_budget *budget, uint64_t size_bytes)
-{
-    pthread_mutex_lock(&budget->lock);
-    uint64_t left = budget->limit_bytes - budget->charged_bytes;
-    pthread_mutex_unlock(&budget->lock);
-    return size_bytes > left ? size_bytes - left : 1;
-}
-
-uint64_t cn_budget_make_room(cenote_budget *budget, uint64_t size_bytes)
-{
-    uint64_t want = shortage_bytes(budget, size_bytes);
-    uint64_t got = 0;
-    pthread_mutex_lock(&budget->clients_lock);
-    for (struct cn_budget_client *c = budget->clients; c != NULL && got < want; c = c->next)
-        got += c->trim(c, want - got);
-    pthread_mutex_unlock(&budget->clients_lock);
-    return got;
-}
-
-cenote_status cn_budget_refuse(cenote_budget *budget, uint64_t size_bytes, const char *what,
-                               const char *detail, cenote_error *err)
-{
-    pthread_mutex_lock(&budget->lock);
-    budget->refused_count++;
-    uint64_t limit = budget->limit_bytes;
-    uint64_t left = limit - budget->charged_bytes;
-    pthread_mutex_unlock(&budget->lock);
-    return cenote_error_set(err, CENOTE_E_BUDGET,
-                            "%s needs %" PRIu64 " bytes more, %" PRIu64
-                            " are left of the budget of %" PRIu64 "%s",
-                            what, size_bytes, left, limit, detail != NULL ? detail : "");
-}
-
 cenote_status cenote_budget_charge(cenote_budget *budget, uint64_t size_bytes, const char *what,
                                    cenote_error *err)
 {
     while (!cn_budget_try_charge(budget, size_bytes))
-        if (cn_budget_make_room(budget, size_bytes) == 0)
+        if (!cn_budget_make_room(budget, NULL, size_bytes))
             return cn_budget_refuse(budget, size_bytes, what, NULL, err);
     return CENOTE_OK;
 }
@@ -168,7 +122,7 @@ cenote_status cenote_budget_limit_set(cenote_budget *budget, uint64_t limit_byte
             return CENOTE_OK;
         /* Room for what is left under the old limit and for what is above the new one. */
         uint64_t above = charged - limit_bytes;
-        if (cn_budget_make_room(budget, old_left + above) == 0)
+        if (!cn_budget_make_room(budget, NULL, old_left + above))
             return cenote_error_set(err, CENOTE_E_BUDGET,
                                     "%" PRIu64 " bytes are charged, more than a limit of %" PRIu64,
                                     charged, limit_bytes);
@@ -186,26 +140,6 @@ void cenote_budget_stats_get(const cenote_budget *budget, cenote_budget_stats *o
         .charged_peak_bytes = budget->charged_peak_bytes,
         .refused_count = budget->refused_count,
     };
+    memcpy(out_stats->reclaim, budget->reclaim, sizeof budget->reclaim);
     pthread_mutex_unlock(lock);
-}
-
-/* ---- clients ---- */
-
-void cn_budget_register(cenote_budget *budget, struct cn_budget_client *client)
-{
-    pthread_mutex_lock(&budget->clients_lock);
-    client->next = budget->clients;
-    budget->clients = client;
-    pthread_mutex_unlock(&budget->clients_lock);
-}
-
-void cn_budget_unregister(cenote_budget *budget, struct cn_budget_client *client)
-{
-    pthread_mutex_lock(&budget->clients_lock);
-    struct cn_budget_client **link = &budget->clients;
-    while (*link != NULL && *link != client)
-        link = &(*link)->next;
-    assert(*link == client);
-    *link = client->next;
-    pthread_mutex_unlock(&budget->clients_lock);
 }

@@ -19,20 +19,41 @@ cenote_budget *cn_pool_budget(const cenote_pool *pool);
 /* Charges when it fits as things are; gives nothing back to make room. Any lock may be held. */
 bool cn_budget_try_charge(cenote_budget *budget, uint64_t size_bytes);
 
-/* Makes pools give back idle memory until @p size_bytes more would fit. @return the bytes that
- * came back; 0 means that waiting for more is in vain. No pool lock may be held. */
-uint64_t cn_budget_make_room(cenote_budget *budget, uint64_t size_bytes);
+/* Climbs the ladder until @p size_bytes more would fit. @p asker gives its own idle memory first;
+ * NULL: who asks is no pool. @return true: something came back, or it fits by now, so try again;
+ * false: waiting for more is in vain. No lock may be held. (reclaim.c) */
+bool cn_budget_make_room(cenote_budget *budget, const cenote_pool *asker, uint64_t size_bytes);
 
-/* Counts the refusal and words it. @p detail may be NULL. */
+/* The same for a pool whose quota is @p want_bytes too small: asks who keeps something in this
+ * pool. False as well when all of that is not enough; then nothing was dropped. */
+bool cn_budget_make_quota(cenote_budget *budget, const cenote_pool *asker, uint64_t want_bytes);
+
+/* The same for a pool in which no hole is @p hole_bytes long: they drop that much, or move it. */
+bool cn_budget_make_hole(cenote_budget *budget, const cenote_pool *asker, uint64_t hole_bytes);
+
+/* Counts the refusal and words it, with who holds most. @p detail may be NULL. No lock may be
+ * held. */
 cenote_status cn_budget_refuse(cenote_budget *budget, uint64_t size_bytes, const char *what,
                                const char *detail, cenote_error *err);
 
-/* Who can give idle memory back. The callback is called with the list locked: it may uncharge,
- * but not charge, register or unregister. @return bytes uncharged, @p want_bytes or more if it
- * can. Lock ranks: list of clients < a client's own lock < counters. */
+/* Who can give something up. A pool is one, at the first rung, for its idle memory; a cache is one
+ * for each pool that it keeps tensors in.
+ *
+ * Lock ranks, taken in this order only: the list of clients < a cache's lock < a pool's lock < the
+ * counters. Both callbacks run with the list locked, so they may uncharge and free blocks of pools,
+ * but not allocate, charge, register or unregister; and nobody allocates or charges while it holds
+ * a lock that its own callbacks take. */
 struct cn_budget_client {
-    struct cn_budget_client *next;
-    uint64_t (*trim)(struct cn_budget_client *client, uint64_t want_bytes);
+    struct cn_budget_client *next; /* the list's, as what follows is the client's */
+    cenote_reclaim_step step;      /* CENOTE_RECLAIM_IDLE for pools */
+    uint32_t priority;             /* at one rung the lowest is asked first */
+    cenote_pool *pool;             /* where its bytes lie */
+    /* Gives up @p want_bytes or more, or what there is. A pool uncharges them; others free blocks,
+     * which makes them idle memory of the pool, or move blocks until a hole of @p want_bytes is
+     * there. @return bytes; 0 when nothing has changed that would help. */
+    uint64_t (*give)(struct cn_budget_client *client, uint64_t want_bytes);
+    /* Adds what it knows to the row of its pool. NULL: nothing. */
+    void (*report)(struct cn_budget_client *client, cenote_budget_holder *holder);
 };
 void cn_budget_register(cenote_budget *budget, struct cn_budget_client *client);
 void cn_budget_unregister(cenote_budget *budget, struct cn_budget_client *client);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/poison.h"
+#include "pool/class_policy.h"
 #include "pool/pool_impl.h"
 #include "pool/tensor_table.h"
 
@@ -103,7 +104,7 @@ static cenote_status quota_of(cenote_budget *budget, const cenote_pool_options *
 }
 
 /* The metadata arena with an empty pool in it. */
-static cenote_status pool_place(cenote_budget *budget, cenote_class class_id,
+static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options *options,
                                 const struct geometry *g, cenote_pool **out_pool, cenote_error *err)
 {
     struct cn_arena *arena;
@@ -117,12 +118,19 @@ static cenote_status pool_place(cenote_budget *budget, cenote_class class_id,
         return cenote_error_set(err, detail.status, "%s", detail.message);
     }
     cenote_pool *pool = (cenote_pool *)metadata;
-    pool->client.trim = cn_pool_trim_client;
+    pool->client = (struct cn_budget_client){
+        .step = CENOTE_RECLAIM_IDLE,
+        .priority = options->priority != 0 ? options->priority
+                                           : cn_class_policy(options->class_id)->priority,
+        .pool = pool,
+        .give = cn_pool_trim_client,
+        .report = cn_pool_report_client,
+    };
     pool->budget = budget;
     pool->os = cn_budget_os(budget);
     pool->arena = arena;
     pool->reserve_bytes = g->reserve_bytes;
-    pool->class_id = class_id;
+    pool->class_id = options->class_id;
     pool->quota_granules = g->quota_granules;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_mutex_init(&pool->tensors_lock, NULL);
@@ -145,7 +153,7 @@ cenote_status cenote_pool_create(cenote_budget *budget, const cenote_pool_option
     status = cenote_budget_charge(budget, range_charge_of(&g), name, err);
     if (status != CENOTE_OK)
         return status;
-    status = pool_place(budget, options->class_id, &g, &pool, err);
+    status = pool_place(budget, options, &g, &pool, err);
     if (status != CENOTE_OK)
         goto out_uncharge;
     void *base;

@@ -5,15 +5,22 @@
 #include "base/poison.h"
 #include "pool/pool_impl.h"
 
+static void raise(uint64_t *peak, uint64_t value)
+{
+    if (value > *peak)
+        *peak = value;
+}
+
 static void count_block(cenote_pool *pool, struct cn_run run, uint64_t size_bytes)
 {
+    struct cn_pool_counts *counts = &pool->counts;
     pool->slack_bytes[run.first] = (uint16_t)(run.count * GRANULE_BYTES - size_bytes);
-    pool->requested_bytes += size_bytes;
-    pool->alloc_count++;
-    if (pool->runs.used_count > pool->used_peak_granules)
-        pool->used_peak_granules = pool->runs.used_count;
-    if (pool->runs.committed_count > pool->committed_peak_granules)
-        pool->committed_peak_granules = pool->runs.committed_count;
+    counts->requested_bytes += size_bytes;
+    counts->requested_total_bytes += size_bytes;
+    counts->used_total_granules += run.count;
+    raise(&counts->requested_peak_bytes, counts->requested_bytes);
+    raise(&counts->used_peak_granules, pool->runs.used_count);
+    raise(&counts->committed_peak_granules, pool->runs.committed_count);
 }
 
 cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_data,
@@ -51,7 +58,7 @@ void cenote_pool_free(cenote_pool *pool, void *data)
     assert(found && "cenote_pool_free: not a block of this pool");
     if (found) {
         cn_poison_take(data, run.count * GRANULE_BYTES);
-        pool->requested_bytes -= run.count * GRANULE_BYTES - pool->slack_bytes[run.first];
+        pool->counts.requested_bytes -= run.count * GRANULE_BYTES - pool->slack_bytes[run.first];
         cn_page_runs_free(&pool->runs, run);
     }
     pthread_mutex_unlock(&pool->lock);

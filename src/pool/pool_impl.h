@@ -3,7 +3,7 @@
  *
  *   pool.c         create, destroy; sizes that follow from a quota
  *   pool_alloc.c   alloc, free
- *   pool_retain.c  what is committed: charging, committing, giving idle memory back
+ *   pool_retain.c  what is committed: charging, committing, the quota, giving idle memory back
  *   pool_stats.c   statistics, check
  *   tensor_table.c, tensor.c  handles on blocks */
 #ifndef CN_POOL_POOL_IMPL_H
@@ -18,6 +18,15 @@
 #define CHUNK_BYTES      (GRANULE_BYTES * CN_CHUNK_GRANULES)
 #define TABLE_PAGE_BYTES 4096u
 
+/* What statistics need beyond the state itself. */
+struct cn_pool_counts {
+    uint64_t requested_bytes, requested_peak_bytes, requested_total_bytes;
+    uint64_t used_peak_granules, used_total_granules;
+    uint64_t committed_peak_granules, committed_total_granules;
+    uint64_t hit_count;
+    uint64_t miss_count[CENOTE_MISS_COUNT];
+};
+
 struct cenote_pool {
     struct cn_budget_client client; /* first: trim gets back from it to the pool */
     cenote_budget *budget;
@@ -26,16 +35,13 @@ struct cenote_pool {
     char *base;
     uint64_t reserve_bytes;
     cenote_class class_id;
-    uint64_t quota_granules;
 
     pthread_mutex_t lock;
     struct cn_page_runs runs; /* lock, and what follows */
     uint16_t *slack_bytes;    /* by a block's first granule: whole granules less what was asked */
+    uint64_t quota_granules;
     uint64_t charged_bytes;
-    uint64_t requested_bytes;
-    uint64_t used_peak_granules;
-    uint64_t committed_peak_granules;
-    uint64_t alloc_count;
+    struct cn_pool_counts counts;
 
     /* Made by the first tensor; tensor_table.c. */
     _Atomic(struct cn_tensors *) tensors;
@@ -47,12 +53,14 @@ struct cenote_pool {
 /* The charge for so many committed granules in so many touched chunks. */
 uint64_t cn_pool_charge_of(uint64_t committed_granules, uint64_t touched_chunks);
 
-/* The budget's callback: gives back idle memory until @p want_bytes are uncharged. Locks. */
+/* The budget's callbacks. Both lock. The first gives back idle memory until @p want_bytes are
+ * uncharged. Locks. */
 uint64_t cn_pool_trim_client(struct cn_budget_client *client, uint64_t want_bytes);
+void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder *holder);
 
 /* Finds a run of @p granules, charges and commits what of it is not committed yet. The pool is
  * locked; the lock is let go while the budget makes room. On failure nothing more is charged than
- * before. The run is not taken yet. */
+ * before. The run is not taken yet. Counts the hit or the miss. */
 cenote_status cn_pool_obtain(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
                              struct cn_run *out_run, cenote_error *err);
 

@@ -93,6 +93,24 @@ uint64_t cn_pool_trim_client(struct cn_budget_client *client, uint64_t want_byte
     return back;
 }
 
+void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder *holder)
+{
+    cenote_pool *pool = (cenote_pool *)client;
+    pthread_mutex_lock(&pool->lock);
+    uint64_t hole = cn_page_runs_largest_hole(&pool->runs) * GRANULE_BYTES;
+    *holder = (cenote_budget_holder){
+        .class_id = pool->class_id,
+        .priority = client->priority,
+        .quota_bytes = pool->quota_granules * GRANULE_BYTES,
+        .charged_bytes = pool->charged_bytes,
+        .live_bytes = pool->runs.used_count * GRANULE_BYTES,
+        .idle_bytes = (pool->runs.committed_count - pool->runs.used_count) * GRANULE_BYTES,
+        .largest_hole_bytes = hole,
+        .compacted_hole_bytes = hole,
+    };
+    pthread_mutex_unlock(&pool->lock);
+}
+
 uint64_t cenote_pool_trim(cenote_pool *pool)
 {
     return cn_pool_trim_client(&pool->client, UINT64_MAX);
@@ -111,7 +129,8 @@ static cenote_status refuse_quota(const cenote_pool *pool, uint64_t size_bytes, 
         cn_page_runs_largest_hole(&pool->runs) * GRANULE_BYTES);
 }
 
-static cenote_status refuse_budget(const cenote_pool *pool, uint64_t size_bytes, uint64_t charge,
+/* Lets go of the lock meanwhile: who holds what is part of the answer. */
+static cenote_status refuse_budget(cenote_pool *pool, uint64_t size_bytes, uint64_t charge,
                                    cenote_error *err)
 {
     char what[96], detail[160];
@@ -121,35 +140,69 @@ static cenote_status refuse_budget(const cenote_pool *pool, uint64_t size_bytes,
              " (the pool has %" PRIu64 " bytes committed, its largest hole is %" PRIu64 ")",
              pool->runs.committed_count * GRANULE_BYTES,
              cn_page_runs_largest_hole(&pool->runs) * GRANULE_BYTES);
-    return cn_budget_refuse(pool->budget, charge, what, detail, err);
+    pthread_mutex_unlock(&pool->lock);
+    cenote_status status = cn_budget_refuse(pool->budget, charge, what, detail, err);
+    pthread_mutex_lock(&pool->lock);
+    return status;
 }
 
-/* Finds a run and charges what of it is not committed yet. Pool locked; the lock is let go while
- * the budget makes room, after which everything may have changed and is looked at afresh. */
-static cenote_status find_and_charge(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
-                                     struct cn_run *out_run, cenote_error *err)
+/* One look: finds a run and charges what of it is not committed yet. Pool locked.
+ * @return CENOTE_MISS_COUNT: all of it was; CENOTE_MISS_COMMIT: it is charged now; else what is in
+ * the way, and by how much */
+static cenote_miss look(cenote_pool *pool, uint64_t granules, struct cn_run *out_run,
+                        uint64_t *out_short_bytes)
 {
-    for (;;) {
-        if (granules > pool->quota_granules - pool->runs.used_count ||
-            !cn_page_runs_find(&pool->runs, granules, out_run))
-            return refuse_quota(pool, size_bytes, err);
-        uint64_t committed, chunks;
+    uint64_t left = pool->quota_granules - pool->runs.used_count;
+    if (granules > left) {
+        if (!cn_checked_mul(granules - left, GRANULE_BYTES, out_short_bytes))
+            *out_short_bytes = UINT64_MAX;
+        return CENOTE_MISS_QUOTA;
+    }
+    if (!cn_page_runs_find(&pool->runs, granules, out_run)) {
+        *out_short_bytes = granules * GRANULE_BYTES;
+        return CENOTE_MISS_HOLE;
+    }
+    uint64_t committed, chunks;
+    cn_page_runs_preview(&pool->runs, *out_run, &committed, &chunks);
+    while (committed > pool->quota_granules) { /* idle memory counts against the quota too */
+        trim_locked(pool, (committed - pool->quota_granules) * GRANULE_BYTES);
         cn_page_runs_preview(&pool->runs, *out_run, &committed, &chunks);
-        if (committed > pool->quota_granules) {
-            /* Idle memory counts against the quota too. */
-            trim_locked(pool, (committed - pool->quota_granules) * GRANULE_BYTES);
-            continue;
-        }
-        uint64_t charge = cn_pool_charge_of(committed, chunks) - pool->charged_bytes;
-        if (cn_budget_try_charge(pool->budget, charge)) {
-            pool->charged_bytes += charge;
+    }
+    uint64_t charge = cn_pool_charge_of(committed, chunks) - pool->charged_bytes;
+    if (!cn_budget_try_charge(pool->budget, charge)) {
+        *out_short_bytes = charge;
+        return CENOTE_MISS_BUDGET;
+    }
+    pool->charged_bytes += charge;
+    return committed > pool->runs.committed_count ? CENOTE_MISS_COMMIT : CENOTE_MISS_COUNT;
+}
+
+/* Looks until a run is found and charged or nobody gives way any more. Pool locked; the lock is let
+ * go while others are asked, after which everything may have changed. */
+static cenote_status find_and_charge(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
+                                     struct cn_run *out_run, cenote_miss *out_miss,
+                                     cenote_error *err)
+{
+    static bool (*const ask[CENOTE_MISS_COUNT])(cenote_budget *, const cenote_pool *, uint64_t) = {
+        [CENOTE_MISS_QUOTA] = cn_budget_make_quota,
+        [CENOTE_MISS_HOLE] = cn_budget_make_hole,
+        [CENOTE_MISS_BUDGET] = cn_budget_make_room,
+    };
+    for (bool asked = false;; asked = true) {
+        uint64_t short_bytes = 0;
+        *out_miss = look(pool, granules, out_run, &short_bytes);
+        if (*out_miss == CENOTE_MISS_COUNT || *out_miss == CENOTE_MISS_COMMIT) {
+            if (asked)
+                *out_miss = CENOTE_MISS_RECLAIM;
             return CENOTE_OK;
         }
         pthread_mutex_unlock(&pool->lock);
-        uint64_t back = cn_budget_make_room(pool->budget, charge);
+        bool helped = ask[*out_miss](pool->budget, pool, short_bytes);
         pthread_mutex_lock(&pool->lock);
-        if (back == 0)
-            return refuse_budget(pool, size_bytes, charge, err);
+        if (!helped)
+            return *out_miss == CENOTE_MISS_BUDGET
+                       ? refuse_budget(pool, size_bytes, short_bytes, err)
+                       : refuse_quota(pool, size_bytes, err);
     }
 }
 
@@ -177,6 +230,51 @@ static cenote_status commit(cenote_pool *pool, struct cn_run run, cenote_error *
 cenote_status cn_pool_obtain(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
                              struct cn_run *out_run, cenote_error *err)
 {
-    cenote_status status = find_and_charge(pool, size_bytes, granules, out_run, err);
-    return status == CENOTE_OK ? commit(pool, *out_run, err) : status;
+    cenote_miss miss;
+    cenote_status status = find_and_charge(pool, size_bytes, granules, out_run, &miss, err);
+    if (status == CENOTE_OK) {
+        uint64_t before = pool->runs.committed_count;
+        status = commit(pool, *out_run, err);
+        if (status != CENOTE_OK)
+            miss = CENOTE_MISS_SYSTEM;
+        else
+            pool->counts.committed_total_granules += pool->runs.committed_count - before;
+    }
+    if (miss == CENOTE_MISS_COUNT)
+        pool->counts.hit_count++;
+    else
+        pool->counts.miss_count[miss]++;
+    return status;
+}
+
+/* ---- the quota ---- */
+
+cenote_status cenote_pool_quota_set(cenote_pool *pool, uint64_t quota_bytes, cenote_error *err)
+{
+    uint64_t granules = quota_bytes / GRANULE_BYTES + (quota_bytes % GRANULE_BYTES != 0);
+    if (granules == 0 || granules > pool->runs.granule_count)
+        return cenote_error_set(err, CENOTE_E_INVAL,
+                                "pool %s: a quota of %" PRIu64 " bytes is not from 1 to %" PRIu64,
+                                cenote_class_text(pool->class_id), quota_bytes,
+                                pool->runs.granule_count * GRANULE_BYTES);
+    pthread_mutex_lock(&pool->lock);
+    bool fits, helped = true;
+    while (!(fits = pool->runs.used_count <= granules) && helped) {
+        uint64_t above = (pool->runs.used_count - granules) * GRANULE_BYTES;
+        pthread_mutex_unlock(&pool->lock);
+        helped = cn_budget_make_quota(pool->budget, pool, above);
+        pthread_mutex_lock(&pool->lock);
+    }
+    uint64_t used = pool->runs.used_count;
+    if (fits) {
+        pool->quota_granules = granules;
+        if (pool->runs.committed_count > granules)
+            trim_locked(pool, (pool->runs.committed_count - granules) * GRANULE_BYTES);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (fits)
+        return CENOTE_OK;
+    return cenote_error_set(err, CENOTE_E_BUDGET,
+                            "pool %s: %" PRIu64 " bytes are in use, more than a quota of %" PRIu64,
+                            cenote_class_text(pool->class_id), used * GRANULE_BYTES, quota_bytes);
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Looking at a pool: its figures, and whether they are true. */
+#include <string.h>
+
 #include "pool/pool_impl.h"
 #include "pool/tensor_table.h"
 
@@ -8,21 +10,49 @@ static pthread_mutex_t *lock_of(const cenote_pool *pool)
     return (pthread_mutex_t *)(uintptr_t)&pool->lock; /* no part of what const promises */
 }
 
+const char *cenote_miss_text(cenote_miss miss)
+{
+    static const char *const texts[] = {
+#define MISS_TEXT(name, text) text,
+        CENOTE_MISS_TABLE(MISS_TEXT)
+#undef MISS_TEXT
+    };
+    return (unsigned)miss < CENOTE_MISS_COUNT ? texts[miss] : "unknown miss";
+}
+
+static double share_missing(uint64_t part, uint64_t whole)
+{
+    return whole == 0 ? 0.0 : 1.0 - (double)part / (double)whole;
+}
+
 void cenote_pool_stats_get(const cenote_pool *pool, cenote_pool_stats *out_stats)
 {
     pthread_mutex_lock(lock_of(pool));
+    const struct cn_pool_counts *counts = &pool->counts;
+    const struct cn_page_runs *runs = &pool->runs;
     *out_stats = (cenote_pool_stats){
         .class_id = pool->class_id,
+        .priority = pool->client.priority,
         .quota_bytes = pool->quota_granules * GRANULE_BYTES,
-        .requested_bytes = pool->requested_bytes,
-        .used_bytes = pool->runs.used_count * GRANULE_BYTES,
-        .used_peak_bytes = pool->used_peak_granules * GRANULE_BYTES,
-        .committed_bytes = pool->runs.committed_count * GRANULE_BYTES,
-        .committed_peak_bytes = pool->committed_peak_granules * GRANULE_BYTES,
-        .block_count = pool->runs.block_count,
-        .alloc_count = pool->alloc_count,
-        .largest_hole_bytes = cn_page_runs_largest_hole(&pool->runs) * GRANULE_BYTES,
+        .requested_bytes = counts->requested_bytes,
+        .requested_peak_bytes = counts->requested_peak_bytes,
+        .requested_total_bytes = counts->requested_total_bytes,
+        .used_bytes = runs->used_count * GRANULE_BYTES,
+        .used_peak_bytes = counts->used_peak_granules * GRANULE_BYTES,
+        .used_total_bytes = counts->used_total_granules * GRANULE_BYTES,
+        .committed_bytes = runs->committed_count * GRANULE_BYTES,
+        .committed_peak_bytes = counts->committed_peak_granules * GRANULE_BYTES,
+        .committed_total_bytes = counts->committed_total_granules * GRANULE_BYTES,
+        .block_count = runs->block_count,
+        .alloc_count = counts->hit_count + counts->miss_count[CENOTE_MISS_COMMIT] +
+                       counts->miss_count[CENOTE_MISS_RECLAIM],
+        .hit_count = counts->hit_count,
+        .largest_hole_bytes = cn_page_runs_largest_hole(runs) * GRANULE_BYTES,
+        .internal_fragmentation =
+            share_missing(counts->requested_bytes, runs->used_count * GRANULE_BYTES),
+        .external_fragmentation = share_missing(runs->used_count, cn_page_runs_top(runs)),
     };
+    memcpy(out_stats->miss_count, counts->miss_count, sizeof counts->miss_count);
     pthread_mutex_unlock(lock_of(pool));
 }
 
@@ -39,7 +69,7 @@ static const char *check_blocks(const cenote_pool *pool)
         requested += block.count * GRANULE_BYTES - pool->slack_bytes[i];
         i += block.count - 1;
     }
-    return requested == pool->requested_bytes ? NULL : "requested bytes miscounted";
+    return requested == pool->counts.requested_bytes ? NULL : "requested bytes miscounted";
 }
 
 const char *cenote_pool_check(const cenote_pool *pool)

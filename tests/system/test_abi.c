@@ -20,9 +20,10 @@ static void test_options(void **state)
     SIZE(cenote_budget_options, 32);
     AT(cenote_budget_options, limit_bytes, 8);
     AT(cenote_budget_options, os, 24);
-    SIZE(cenote_pool_options, 16);
+    SIZE(cenote_pool_options, 24);
     AT(cenote_pool_options, class_id, 4);
     AT(cenote_pool_options, quota_bytes, 8);
+    AT(cenote_pool_options, priority, 16);
     SIZE(cenote_kv_options, 32);
     AT(cenote_kv_options, token_count_max, 16);
     AT(cenote_kv_options, dtype, 24);
@@ -41,7 +42,7 @@ static void test_options(void **state)
     AT(cenote_buddy_options, leaf_bytes, 24);
     assert_int_equal(CENOTE_BUDGET_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_TENSOR_OPTIONS_VERSION, 1);
-    assert_int_equal(CENOTE_POOL_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_POOL_OPTIONS_VERSION, 2);
     assert_int_equal(CENOTE_KV_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_WEIGHTS_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_STREAM_OPTIONS_VERSION, 2);
@@ -55,8 +56,14 @@ static void test_reports(void **state)
     AT(cenote_error, message, 4);
     SIZE(cenote_machine_memory, 48);
     SIZE(cenote_process_memory, 32);
-    SIZE(cenote_budget_stats, 32);
-    SIZE(cenote_pool_stats, 80);
+    SIZE(cenote_reclaim_stats, 24);
+    SIZE(cenote_budget_stats, 152);
+    AT(cenote_budget_stats, reclaim, 32);
+    SIZE(cenote_budget_holder, 72);
+    AT(cenote_budget_holder, quota_bytes, 8);
+    SIZE(cenote_pool_stats, 184);
+    AT(cenote_pool_stats, miss_count, 112);
+    AT(cenote_pool_stats, internal_fragmentation, 168);
     SIZE(cenote_tensor_info, 104);
     AT(cenote_tensor_info, shape, 16);
     AT(cenote_tensor_info, offset_bytes, 88);
@@ -89,6 +96,10 @@ static void test_values(void **state)
     assert_int_equal(CENOTE_CLASS_PARAMETERS, 0);
     assert_int_equal(CENOTE_CLASS_GENERAL, 7);
     assert_int_equal(CENOTE_CLASS_COUNT, 8);
+    assert_int_equal(CENOTE_RECLAIM_IDLE, 1);
+    assert_int_equal(CENOTE_RECLAIM_COUNT, 5);
+    assert_int_equal(CENOTE_MISS_RECLAIM, 1);
+    assert_int_equal(CENOTE_MISS_COUNT, 6);
     assert_int_equal(CENOTE_DTYPE_F64, 0);
     assert_int_equal(CENOTE_DTYPE_BF16, 3);
     assert_int_equal(CENOTE_DTYPE_F8_E5M2, 14);

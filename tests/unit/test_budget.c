@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The budget's arithmetic, its refusals, and how it asks clients for room. */
+/* The budget's arithmetic and its refusals. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,8 +10,6 @@
 
 #include <cenote/hardware.h>
 #include <cenote/pool.h>
-
-#include "pool/budget.h"
 
 static cenote_budget *make(uint64_t limit_bytes, uint64_t process_bytes)
 {
@@ -110,61 +108,6 @@ static void test_limit_moves(void **state)
     cenote_budget_destroy(budget);
 }
 
-/* A client that holds something idle, and gives it back in lumps as pools do. */
-struct hoarder {
-    struct cn_budget_client client;
-    cenote_budget *budget;
-    uint64_t idle_bytes;
-    unsigned asked;
-};
-#define LUMP 150u
-
-static uint64_t hoarder_trim(struct cn_budget_client *client, uint64_t want_bytes)
-{
-    struct hoarder *hoarder = (struct hoarder *)client;
-    uint64_t back = (want_bytes + LUMP - 1) / LUMP * LUMP;
-    if (back > hoarder->idle_bytes)
-        back = hoarder->idle_bytes;
-    hoarder->idle_bytes -= back;
-    hoarder->asked++;
-    cenote_budget_uncharge(hoarder->budget, back);
-    return back;
-}
-
-static void test_room_is_made_as_needed(void **state)
-{
-    (void)state;
-    cenote_budget *budget = make(1000, 100);
-    struct hoarder hoarders[3] = {0};
-    for (unsigned i = 0; i < 3; i++) {
-        hoarders[i] = (struct hoarder){{NULL, hoarder_trim}, budget, 200, 0};
-        assert_int_equal(cenote_budget_charge(budget, 200, "idle", NULL), CENOTE_OK);
-        cn_budget_register(budget, &hoarders[i].client);
-    }
-    /* 300 are left: 250 fit without asking anybody. */
-    assert_int_equal(cenote_budget_charge(budget, 250, "fits", NULL), CENOTE_OK);
-    assert_int_equal(hoarders[0].asked + hoarders[1].asked + hoarders[2].asked, 0);
-    /* 50 are left: 300 more take 200 of the last client, a lump of the one before, and leave the
-     * first in peace. */
-    assert_int_equal(cenote_budget_charge(budget, 300, "needs room", NULL), CENOTE_OK);
-    assert_int_equal(stats_of(budget).charged_bytes, 900);
-    assert_int_equal(hoarders[2].idle_bytes, 0);
-    assert_int_equal(hoarders[1].idle_bytes, 50);
-    assert_int_equal(hoarders[0].asked, 0);
-    /* A lower limit takes from them too, and a limit that does not fit leaves the old one. */
-    assert_int_equal(cenote_budget_limit_set(budget, 850, NULL), CENOTE_OK);
-    assert_int_equal(stats_of(budget).charged_bytes, 850);
-    assert_int_equal(hoarders[0].asked, 0);
-    assert_int_equal(cenote_budget_limit_set(budget, 600, NULL), CENOTE_E_BUDGET);
-    assert_int_equal(stats_of(budget).limit_bytes, 850);
-    assert_int_equal(stats_of(budget).charged_bytes, 650);
-    assert_int_equal(stats_of(budget).refused_count, 0);
-    cn_budget_unregister(budget, &hoarders[1].client);
-    cn_budget_unregister(budget, &hoarders[2].client);
-    cn_budget_unregister(budget, &hoarders[0].client);
-    cenote_budget_destroy(budget);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -173,7 +116,6 @@ int main(void)
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_process_is_charged),
         cmocka_unit_test(test_limit_moves),
-        cmocka_unit_test(test_room_is_made_as_needed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -315,19 +315,138 @@ static void test_statistics(void **state)
     cenote_pool_free(pool, a);
     cenote_pool_stats stats = stats_of(pool);
     assert_int_equal(stats.class_id, CENOTE_CLASS_TEXT_EMBEDDINGS);
+    assert_int_equal(stats.priority, 40);
     assert_int_equal(stats.quota_bytes, 8 * MIB);
     assert_int_equal(stats.requested_bytes, GRANULE + 1);
+    assert_int_equal(stats.requested_peak_bytes, GRANULE + 101);
     assert_int_equal(stats.used_bytes, 2 * GRANULE);
     assert_int_equal(stats.used_peak_bytes, 3 * GRANULE);
     assert_int_equal(stats.committed_bytes, 3 * GRANULE);
     assert_int_equal(stats.committed_peak_bytes, 3 * GRANULE);
     assert_int_equal(stats.block_count, 1);
-    assert_int_equal(stats.alloc_count, 2);
     assert_int_equal(stats.largest_hole_bytes, 16 * MIB - 3 * GRANULE);
+    assert_float_equal(stats.internal_fragmentation, (GRANULE - 1) / (2.0 * GRANULE), 1e-9);
+    assert_float_equal(stats.external_fragmentation, 1 / 3.0, 1e-9); /* a's hole below b */
+    /* Totals grow, whatever is freed. */
+    (void)cenote_pool_trim(pool);
+    a = alloc(pool, 7);
+    stats = stats_of(pool);
+    assert_int_equal(stats.requested_total_bytes, GRANULE + 108);
+    assert_int_equal(stats.used_total_bytes, 4 * GRANULE);
+    assert_int_equal(stats.committed_total_bytes, 4 * GRANULE);
+    cenote_pool_free(pool, a);
     cenote_pool_free(pool, b);
+    stats = stats_of(pool);
+    assert_true(stats.internal_fragmentation == 0 && stats.external_fragmentation == 0);
     (void)cenote_pool_destroy(pool);
     assert_string_equal(cenote_class_text(CENOTE_CLASS_TEXT_EMBEDDINGS), "text_embeddings");
     assert_string_equal(cenote_class_text((cenote_class)99), "unknown class");
+}
+
+/* A hit needs no system call; each miss has one reason. */
+static void test_hits_and_misses(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 40 * MIB);
+    cenote_pool *other = make(rig, CENOTE_CLASS_PARAMETERS, 0);
+    void *idle = alloc(other, 30 * MIB), *kept = alloc(other, 10 * MIB), *data = NULL;
+    cenote_pool_free(other, idle);
+    cenote_pool_free(pool, alloc(pool, 3 * MIB)); /* commits */
+    cenote_pool_free(pool, alloc(pool, 2 * MIB)); /* hit */
+    void *big = alloc(pool, 39 * MIB);            /* the other pool's idle memory goes */
+    assert_int_equal(cenote_pool_alloc(pool, 2 * MIB, &data, NULL), CENOTE_E_BUDGET); /* quota */
+    assert_int_equal(cenote_pool_alloc(other, 50 * MIB, &data, NULL), CENOTE_E_BUDGET);
+    cenote_pool_free(pool, big);
+    cn_fake_fail(rig->fake, CN_FAKE_MEMORY, 1, ENOMEM);
+    (void)cenote_pool_trim(pool);
+    assert_int_equal(cenote_pool_alloc(pool, 1, &data, NULL), CENOTE_E_NOMEM);
+    cenote_pool_stats stats = stats_of(pool);
+    static const uint64_t misses[CENOTE_MISS_COUNT] = {
+        [CENOTE_MISS_COMMIT] = 1,
+        [CENOTE_MISS_RECLAIM] = 1,
+        [CENOTE_MISS_QUOTA] = 1,
+        [CENOTE_MISS_SYSTEM] = 1,
+    };
+    assert_memory_equal(stats.miss_count, misses, sizeof misses);
+    assert_int_equal(stats.hit_count, 1);
+    assert_int_equal(stats.alloc_count, 3);
+    assert_int_equal(stats_of(other).miss_count[CENOTE_MISS_BUDGET], 1);
+    cenote_pool_free(other, kept);
+    (void)cenote_pool_destroy(pool);
+    (void)cenote_pool_destroy(other);
+}
+
+/* Twice the quota is full of single granules with gaps of one between them. */
+static void test_a_miss_for_want_of_a_hole(void **state)
+{
+    struct rig *rig = *state;
+    enum { COUNT = 64 };
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, COUNT / 2 * GRANULE);
+    void *blocks[COUNT], *data = NULL;
+    cenote_error err;
+    assert_int_equal(cenote_pool_quota_set(pool, COUNT * GRANULE, &err), CENOTE_OK);
+    for (unsigned i = 0; i < COUNT; i++)
+        blocks[i] = alloc(pool, GRANULE);
+    for (unsigned i = 0; i < COUNT; i += 2)
+        cenote_pool_free(pool, blocks[i]);
+    assert_int_equal(cenote_pool_alloc(pool, 2 * GRANULE, &data, &err), CENOTE_E_BUDGET);
+    assert_non_null(strstr(err.message, "largest hole is 65536"));
+    assert_int_equal(stats_of(pool).miss_count[CENOTE_MISS_HOLE], 1);
+    assert_int_equal(cenote_pool_destroy(pool), COUNT / 2);
+}
+
+static void test_quota_moves(void **state)
+{
+    struct rig *rig = *state;
+    cenote_error err;
+    void *data = NULL;
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 8 * MIB);
+    void *a = alloc(pool, 4 * MIB), *b = alloc(pool, 4 * MIB);
+    assert_int_equal(cenote_pool_quota_set(pool, 0, &err), CENOTE_E_INVAL);
+    assert_int_equal(cenote_pool_quota_set(pool, UINT64_MAX, &err), CENOTE_E_INVAL);
+    assert_int_equal(cenote_pool_quota_set(pool, 16 * MIB + 1, &err), CENOTE_E_INVAL);
+    assert_non_null(strstr(err.message, "16777216"));
+    assert_int_equal(cenote_pool_quota_set(pool, 8 * MIB - GRANULE, &err), CENOTE_E_BUDGET);
+    assert_non_null(strstr(err.message, "8388608"));
+    assert_int_equal(stats_of(pool).quota_bytes, 8 * MIB);
+    /* Up, with live blocks, and down again: what is idle above it goes back. */
+    assert_int_equal(cenote_pool_quota_set(pool, 16 * MIB, &err), CENOTE_OK);
+    void *c = alloc(pool, 8 * MIB);
+    assert_int_equal(cenote_pool_alloc(pool, 1, &data, &err), CENOTE_E_BUDGET);
+    cenote_pool_free(pool, c);
+    cenote_pool_free(pool, b);
+    uint64_t before = charged(rig);
+    assert_int_equal(cenote_pool_quota_set(pool, 5 * MIB, &err), CENOTE_OK);
+    assert_true(stats_of(pool).committed_bytes <= 5 * MIB);
+    assert_true(charged(rig) <= before - 11 * MIB);
+    assert_null(cenote_pool_check(pool));
+    assert_int_equal(cenote_pool_alloc(pool, MIB + 1, &data, &err), CENOTE_E_BUDGET);
+    cenote_pool_free(pool, alloc(pool, MIB));
+    cenote_pool_free(pool, a);
+    (void)cenote_pool_destroy(pool);
+}
+
+static void test_priority(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *pools[3];
+    static const uint32_t asked[3] = {0, 5, 200}, given[3] = {80, 5, 200};
+    for (unsigned i = 0; i < 3; i++) {
+        cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+        options.class_id = CENOTE_CLASS_PARAMETERS;
+        options.priority = asked[i];
+        assert_int_equal(cenote_pool_create(rig->budget, &options, &pools[i], NULL), CENOTE_OK);
+        assert_int_equal(stats_of(pools[i]).priority, given[i]);
+        cenote_pool_free(pools[i], alloc(pools[i], 10 * MIB));
+    }
+    /* What is needed comes from the second alone. */
+    assert_int_equal(cenote_budget_charge(rig->budget, 36 * MIB, "x", NULL), CENOTE_OK);
+    assert_int_equal(stats_of(pools[0]).committed_bytes, 10 * MIB);
+    assert_true(stats_of(pools[1]).committed_bytes < 10 * MIB);
+    assert_int_equal(stats_of(pools[2]).committed_bytes, 10 * MIB);
+    cenote_budget_uncharge(rig->budget, 36 * MIB);
+    for (unsigned i = 0; i < 3; i++)
+        (void)cenote_pool_destroy(pools[i]);
 }
 
 static void test_huge_pages_for_large_blocks(void **state)
@@ -539,6 +658,10 @@ int main(void)
         TEST(test_pools_share_idle_memory),
         TEST(test_fault_sweep),
         TEST(test_statistics),
+        TEST(test_hits_and_misses),
+        TEST(test_a_miss_for_want_of_a_hole),
+        TEST(test_quota_moves),
+        TEST(test_priority),
         TEST(test_huge_pages_for_large_blocks),
         TEST(test_bugs_are_caught),
         cmocka_unit_test(test_resident_memory),

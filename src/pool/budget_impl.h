@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of a budget share.
+ *
+ *   budget.c    the number and its limit
+ *   reclaim.c   who can give something up: the ladder, and who holds what */
+#ifndef CN_POOL_BUDGET_IMPL_H
+#define CN_POOL_BUDGET_IMPL_H
+
+#include <pthread.h>
+
+#include "pool/budget.h"
+
+struct cenote_budget {
+    struct cn_os *os;
+    pthread_mutex_t clients_lock;
+    struct cn_budget_client *clients; /* clients_lock; by step, then priority, then age */
+    pthread_mutex_t lock;
+    uint64_t limit_bytes; /* lock, and what follows */
+    uint64_t charged_bytes;
+    uint64_t charged_peak_bytes;
+    uint64_t refused_count;
+    cenote_reclaim_stats reclaim[CENOTE_RECLAIM_COUNT];
+};
+
+#endif

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The ladder: what is given up before anybody is refused.
+ *
+ *   1 own idle memory        committed, in no block: the asker's               -> uncharged
+ *   2 idle memory of others  the same, of every other pool                     -> uncharged
+ *   3 cached tensors         free tensors kept for their shape, oldest first   -> idle: 1 and 2
+ * again 4 rebuildable tensors    can be made anew: image features, embeddings      -> idle: 1 and 2
+ * again 5 compaction             moves blocks together                             -> a hole, or
+ * idle refused                  with who holds what
+ *
+ * Cheapest loss first: idle memory costs page faults, a cached tensor an allocation, a rebuildable
+ * one a pass through an encoder. At each rung the pool with the lowest priority goes first. Only
+ * the first two change the budget; the others turn live bytes into idle ones. So a rung is climbed
+ * by asking one client and then sweeping idle memory, and no more is given up than is wanted.
+ *
+ * A request that all of it together would not satisfy disturbs nobody: what could come back has an
+ * upper bound (what pools charge, less the live bytes that nobody may drop), and that is looked at
+ * first.
+ *
+ * One lock guards the list and is held while clients are asked, so two pools that ask each other
+ * take turns: the second finds what the first left, or that it fits by now. budget.h has the ranks.
+ */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "pool/budget_impl.h"
+
+const char *cenote_reclaim_step_text(cenote_reclaim_step step)
+{
+    static const char *const texts[] = {
+#define STEP_TEXT(name, text) text,
+        CENOTE_RECLAIM_TABLE(STEP_TEXT)
+#undef STEP_TEXT
+    };
+    return (unsigned)step < CENOTE_RECLAIM_COUNT ? texts[step] : "unknown step";
+}
+
+/* ---- the list ---- */
+
+static bool goes_before(const struct cn_budget_client *a, const struct cn_budget_client *b)
+{
+    return a->step != b->step ? a->step < b->step : a->priority < b->priority;
+}
+
+void cn_budget_register(cenote_budget *budget, struct cn_budget_client *client)
+{
+    assert(client->step != CENOTE_RECLAIM_OWN_IDLE && client->pool != NULL);
+    pthread_mutex_lock(&budget->clients_lock);
+    struct cn_budget_client **link = &budget->clients;
+    while (*link != NULL && !goes_before(client, *link))
+        link = &(*link)->next;
+    client->next = *link;
+    *link = client;
+    pthread_mutex_unlock(&budget->clients_lock);
+}
+
+void cn_budget_unregister(cenote_budget *budget, struct cn_budget_client *client)
+{
+    pthread_mutex_lock(&budget->clients_lock);
+    struct cn_budget_client **link = &budget->clients;
+    while (*link != NULL && *link != client)
+        link = &(*link)->next;
+    assert(*link == client);
+    *link = client->next;
+    pthread_mutex_unlock(&budget->clients_lock);
+}
+
+/* ---- who holds what ---- */
+
+/* The row of the pool that @p pool_client is, with what caches and the like know of it: they come
+ * after it in the list. List locked. */
+static cenote_budget_holder holder_of(struct cn_budget_client *pool_client)
+{
+    cenote_budget_holder holder = {0};
+    for (struct cn_budget_client *c = pool_client; c != NULL; c = c->next)
+        if (c->pool == pool_client->pool && c->report != NULL)
+            c->report(c, &holder);
+    return holder;
+}
+
+/* Keeps the @p holder_max largest of the rows, in order. */
+static void place(cenote_budget_holder *holders, size_t count, size_t holder_max,
+                  const cenote_budget_holder *holder)
+{
+    size_t at = count < holder_max ? count : holder_max;
+    for (; at > 0 && holders[at - 1].charged_bytes < holder->charged_bytes; at--)
+        if (at < holder_max)
+            holders[at] = holders[at - 1];
+    if (at < holder_max)
+        holders[at] = *holder;
+}
+
+size_t cenote_budget_explain(cenote_budget *budget, cenote_budget_holder *out_holders,
+                             size_t holder_max)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&budget->clients_lock);
+    for (struct cn_budget_client *c = budget->clients; c != NULL; c = c->next) {
+        if (c->step != CENOTE_RECLAIM_IDLE)
+            break;
+        cenote_budget_holder holder = holder_of(c);
+        place(out_holders, count++, holder_max, &holder);
+    }
+    pthread_mutex_unlock(&budget->clients_lock);
+    return count;
+}
+
+#define NAMED_HOLDERS_MAX 3u
+
+cenote_status cn_budget_refuse(cenote_budget *budget, uint64_t size_bytes, const char *what,
+                               const char *detail, cenote_error *err)
+{
+    cenote_budget_holder holders[NAMED_HOLDERS_MAX];
+    char held[NAMED_HOLDERS_MAX * 48] = "";
+    size_t count = err != NULL ? cenote_budget_explain(budget, holders, NAMED_HOLDERS_MAX) : 0;
+    int at = 0;
+    for (size_t i = 0; i < count && i < NAMED_HOLDERS_MAX && holders[i].charged_bytes > 0; i++)
+        at += snprintf(held + at, sizeof held - (size_t)at, "%s%s %" PRIu64,
+                       i == 0 ? "; held by " : ", ", cenote_class_text(holders[i].class_id),
+                       holders[i].charged_bytes);
+    pthread_mutex_lock(&budget->lock);
+    budget->refused_count++;
+    uint64_t limit = budget->limit_bytes;
+    uint64_t left = limit - budget->charged_bytes;
+    pthread_mutex_unlock(&budget->lock);
+    return cenote_error_set(err, CENOTE_E_BUDGET,
+                            "%s needs %" PRIu64 " bytes more, %" PRIu64
+                            " are left of the budget of %" PRIu64 "%s%s",
+                            what, size_bytes, left, limit, detail != NULL ? detail : "", held);
+}
+
+/* ---- the ladder; the list is locked ---- */
+
+static uint64_t ask(cenote_budget *budget, cenote_reclaim_step step,
+                    struct cn_budget_client *client, uint64_t want_bytes)
+{
+    uint64_t given = client->give(client, want_bytes);
+    pthread_mutex_lock(&budget->lock);
+    cenote_reclaim_stats *stats = &budget->reclaim[step];
+    stats->asked_count++;
+    stats->gave_count += given > 0;
+    stats->given_bytes += given;
+    pthread_mutex_unlock(&budget->lock);
+    return given;
+}
+
+/* The first two rungs. @return bytes uncharged. */
+static uint64_t take_idle(cenote_budget *budget, const cenote_pool *asker, uint64_t want_bytes)
+{
+    uint64_t got = 0;
+    struct cn_budget_client *c;
+    for (c = budget->clients; c != NULL && c->step == CENOTE_RECLAIM_IDLE; c = c->next)
+        if (c->pool == asker && got < want_bytes)
+            got += ask(budget, CENOTE_RECLAIM_OWN_IDLE, c, want_bytes - got);
+    for (c = budget->clients; c != NULL && c->step == CENOTE_RECLAIM_IDLE; c = c->next)
+        if (c->pool != asker && got < want_bytes)
+            got += ask(budget, CENOTE_RECLAIM_IDLE, c, want_bytes - got);
+    return got;
+}
+
+/* Live bytes of a pool that may be dropped. */
+static uint64_t soft_bytes(const cenote_budget_holder *holder)
+{
+    uint64_t soft = holder->cached_bytes + holder->rebuildable_bytes;
+    return soft < holder->live_bytes ? soft : holder->live_bytes;
+}
+
+/* At most this much can come back: what pools charge beyond the live bytes that must stay. */
+static uint64_t droppable_bytes(cenote_budget *budget)
+{
+    uint64_t sum = 0;
+    for (struct cn_budget_client *c = budget->clients; c != NULL; c = c->next) {
+        if (c->step != CENOTE_RECLAIM_IDLE)
+            break;
+        cenote_budget_holder holder = holder_of(c);
+        sum += holder.charged_bytes - (holder.live_bytes - soft_bytes(&holder));
+    }
+    return sum;
+}
+
+/* How much too large @p size_bytes more would be. */
+static uint64_t shortage_bytes(cenote_budget *budget, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&budget->lock);
+    uint64_t left = budget->limit_bytes - budget->charged_bytes;
+    pthread_mutex_unlock(&budget->lock);
+    return size_bytes > left ? size_bytes - left : 0;
+}
+
+/* Idle memory, then a rung after the other, sweeping after each that gave. */
+static uint64_t climb(cenote_budget *budget, const cenote_pool *asker, uint64_t want_bytes)
+{
+    uint64_t got = take_idle(budget, asker, want_bytes);
+    for (struct cn_budget_client *c = budget->clients; c != NULL && got < want_bytes; c = c->next) {
+        if (c->step == CENOTE_RECLAIM_IDLE)
+            continue;
+        while (got < want_bytes && ask(budget, c->step, c, want_bytes - got) > 0)
+            got += take_idle(budget, asker, want_bytes - got);
+    }
+    return got;
+}
+
+bool cn_budget_make_room(cenote_budget *budget, const cenote_pool *asker, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&budget->clients_lock);
+    uint64_t want = shortage_bytes(budget, size_bytes);
+    bool helped = want == 0; /* others made room meanwhile */
+    if (!helped && want <= droppable_bytes(budget))
+        helped = climb(budget, asker, want) > 0;
+    pthread_mutex_unlock(&budget->clients_lock);
+    return helped;
+}
+
+/* Asks who keeps something in the pool. List locked. */
+static bool ask_keepers(cenote_budget *budget, const cenote_pool *pool,
+                        cenote_reclaim_step last_step, uint64_t want_bytes)
+{
+    bool gave = false;
+    for (struct cn_budget_client *c = budget->clients; c != NULL && !gave; c = c->next)
+        if (c->pool == pool && c->step != CENOTE_RECLAIM_IDLE && c->step <= last_step)
+            gave = ask(budget, c->step, c, want_bytes) > 0;
+    return gave;
+}
+
+bool cn_budget_make_quota(cenote_budget *budget, const cenote_pool *asker, uint64_t want_bytes)
+{
+    bool helped = false;
+    pthread_mutex_lock(&budget->clients_lock);
+    for (struct cn_budget_client *c = budget->clients; c != NULL; c = c->next) {
+        if (c->pool != asker)
+            continue;
+        cenote_budget_holder holder = holder_of(c);
+        helped = want_bytes <= soft_bytes(&holder) &&
+                 ask_keepers(budget, asker, CENOTE_RECLAIM_REBUILDABLE, want_bytes);
+        break;
+    }
+    pthread_mutex_unlock(&budget->clients_lock);
+    return helped;
+}
+
+bool cn_budget_make_hole(cenote_budget *budget, const cenote_pool *asker, uint64_t hole_bytes)
+{
+    pthread_mutex_lock(&budget->clients_lock);
+    bool helped = ask_keepers(budget, asker, CENOTE_RECLAIM_COMPACTION, hole_bytes);
+    pthread_mutex_unlock(&budget->clients_lock);
+    return helped;
+}
