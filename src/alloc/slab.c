@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Two levels, both first fit by address or last in, first out, so that what is taken depends on the
+ * requests alone:
+ *
+ *   granules   |  lent         |  lent         | a run of the owner's |  lent      |
+ *   pages      [a a a][b][c c c c c c c c c][ ][. . . . . . . . . . . .][d d][ ][ ]..
+ *   classes     7 7 7  3  60 i i i i i i i i 0  96 i* ...                 9 9  0  0
+ *   free_pages  0 0 0  0  0 0 0 0 0 0 0 0 0  1  0                         0 0  1  1
+ *
+ *   slab d      block 0 1 2 3 4 5 6 7 8 ..      two pages, ten blocks, one bit each; a tail of at
+ *   free_blocks       0 0 1 0 1 1 1 1 1 ..      most 1/32 is lost
+ *
+ * The classes from 8 KiB on that are whole pages are runs of pages of their own (c), so a block of
+ * 72 KiB takes nine pages, not two granules nor a power of two: granules that are lent side by side
+ * hold runs across their borders. Smaller ones share a slab (a, b, d). The shapes follow from the
+ * class: the fewest pages of which 31/32 are used. A slab without blocks is pages again, a granule
+ * without pages is its owner's again, at once; caches in front (pool/thread_cache.c) see to it that
+ * this is rare.
+ *
+ * The same as the span heap of tcmalloc (goog-perftools.sourceforge.net/doc/tcmalloc.html), but for
+ * the bits instead of lists: two free runs side by side are one, and the lowest is found, not the
+ * last freed. (* classes of a run of granules: its first page only, the rest is not looked at.) */
+#include <assert.h>
+#include <string.h>
+
+#include "alloc/slab.h"
+
+#define NO_PAGE    UINT32_MAX
+#define WORD_BITS  64u
+#define PAGE_UNITS (1u << (CN_SLAB_PAGE_SHIFT - CN_CLASS_UNIT_SHIFT))
+
+static_assert(sizeof(struct cn_slab_page) == 16, "metadata for each page");
+static_assert(CN_SLAB_RUN_PAGES_MAX < WORD_BITS, "a run lies in two words at most");
+
+/* ---- shapes ---- */
+
+static struct cn_slab_shape shape_of(uint32_t size_class)
+{
+    uint64_t block = cn_class_bytes(size_class);
+    for (uint64_t pages = 1;; pages++) {
+        uint64_t bytes = pages << CN_SLAB_PAGE_SHIFT;
+        uint64_t blocks = bytes / block;
+        if ((bytes - blocks * block) * 32 <= bytes)
+            return (struct cn_slab_shape){(uint8_t)pages, (uint8_t)blocks};
+    }
+}
+
+void cn_slabs_init(struct cn_slabs *slabs, uint8_t *classes, uint64_t *free_pages,
+                   struct cn_slab_page *pages)
+{
+    memset(slabs, 0, sizeof *slabs);
+    slabs->classes = classes;
+    slabs->free_pages = free_pages;
+    slabs->pages = pages;
+    for (uint32_t c = 1; c < CN_CLASS_RUN_FIRST; c++) {
+        slabs->with_room[c] = NO_PAGE;
+        slabs->shapes[c] = shape_of(c);
+    }
+}
+
+uint64_t cn_slabs_granules_for(const struct cn_slabs *slabs, uint32_t size_class)
+{
+    uint64_t pages = slabs->shapes[size_class].page_count;
+    return (pages + CN_SLAB_GRANULE_PAGES - 1) / CN_SLAB_GRANULE_PAGES;
+}
+
+/* Runs of pages are aligned to the power of two that divides their length, a granule at most, so
+ * that blocks are aligned as their size is. */
+static uint32_t alignment_of(uint32_t page_count)
+{
+    uint32_t lowest = page_count & (0u - page_count);
+    return lowest < CN_SLAB_GRANULE_PAGES ? lowest : CN_SLAB_GRANULE_PAGES;
+}
+
+/* ---- runs of pages ---- */
+
+/* Bits at which runs of @p count set bits begin, inside of the word. */
+static uint64_t run_starts(uint64_t bits, uint32_t count)
+{
+    for (uint32_t known = 1; known < count;) {
+        uint32_t step = known < count - known ? known : count - known;
+        bits &= bits >> step;
+        known += step;
+    }
+    return bits;
+}
+
+/* The lowest run of free pages, aligned; false when there is none. */
+static bool find_pages(struct cn_slabs *slabs, uint32_t count, uint32_t *out_page)
+{
+    static const uint64_t aligned_bits[CN_SLAB_GRANULE_PAGES + 1] = {
+        [1] = UINT64_MAX,
+        [2] = UINT64_C(0x5555555555555555),
+        [4] = UINT64_C(0x1111111111111111),
+        [8] = UINT64_C(0x0101010101010101),
+    };
+    uint64_t words = (slabs->covered_granules + 7) / 8;
+    uint32_t align = alignment_of(count);
+    uint32_t before = 0; /* free pages just below the word, since the hint */
+    for (uint64_t w = slabs->word_hint[count]; w < words; w++) {
+        uint64_t bits = slabs->free_pages[w];
+        if (before > 0) {
+            uint64_t start = (w * WORD_BITS - before + align - 1) / align * align;
+            uint64_t end =
+                w * WORD_BITS + (~bits == 0 ? WORD_BITS : (uint32_t)__builtin_ctzll(~bits));
+            if (start < w * WORD_BITS && end - start >= count) {
+                slabs->word_hint[count] = (uint32_t)(start / WORD_BITS);
+                *out_page = (uint32_t)start;
+                return true;
+            }
+        }
+        uint64_t starts = run_starts(bits, count) & aligned_bits[align];
+        if (starts != 0) {
+            slabs->word_hint[count] = (uint32_t)w;
+            *out_page = (uint32_t)(w * WORD_BITS + (uint64_t)__builtin_ctzll(starts));
+            return true;
+        }
+        before = ~bits == 0 ? WORD_BITS : (uint32_t)__builtin_clzll(~bits);
+    }
+    slabs->word_hint[count] = (uint32_t)words;
+    return false;
+}
+
+static void pages_change(struct cn_slabs *slabs, uint64_t first, uint64_t count, bool to_free)
+{
+    for (uint64_t page = first, end = first + count; page < end;) {
+        uint64_t shift = page % WORD_BITS, here = WORD_BITS - shift;
+        if (here > end - page)
+            here = end - page;
+        uint64_t mask = (here == WORD_BITS ? UINT64_MAX : (UINT64_C(1) << here) - 1) << shift;
+        uint64_t *word = &slabs->free_pages[page / WORD_BITS];
+        assert((*word & mask) == (to_free ? 0 : mask));
+        *word ^= mask;
+        page += here;
+    }
+    slabs->free_page_count += to_free ? count : 0 - count;
+}
+
+static void pages_free(struct cn_slabs *slabs, uint64_t first, uint64_t count)
+{
+    pages_change(slabs, first, count, true);
+    /* A run that these pages complete may begin in the word before. */
+    uint32_t word = (uint32_t)(first / WORD_BITS);
+    word -= word > 0;
+    for (uint32_t i = 1; i <= CN_SLAB_RUN_PAGES_MAX; i++)
+        slabs->word_hint[i] = slabs->word_hint[i] < word ? slabs->word_hint[i] : word;
+}
+
+static bool granule_free(const struct cn_slabs *slabs, uint64_t granule)
+{
+    return (slabs->free_pages[granule / 8] >> (granule % 8 * 8) & 0xff) == 0xff;
+}
+
+/* Of granules [first, end) those that are free as a whole go back to the owner: the first that is,
+ * and what follows without a gap. */
+static struct cn_run return_granules(struct cn_slabs *slabs, uint64_t first, uint64_t end)
+{
+    while (first < end && !granule_free(slabs, first))
+        first++;
+    uint64_t last = first;
+    while (last < end && granule_free(slabs, last))
+        last++;
+    if (last > first)
+        pages_change(slabs, first * CN_SLAB_GRANULE_PAGES, (last - first) * CN_SLAB_GRANULE_PAGES,
+                     false);
+    slabs->lent_granules -= last - first;
+    return (struct cn_run){first, last - first};
+}
+
+void cn_slabs_lend(struct cn_slabs *slabs, struct cn_run run)
+{
+    assert(run.first + run.count <= slabs->covered_granules);
+    pages_free(slabs, run.first * CN_SLAB_GRANULE_PAGES, run.count * CN_SLAB_GRANULE_PAGES);
+    slabs->lent_granules += run.count;
+}
+
+struct cn_run cn_slabs_spare(struct cn_slabs *slabs, struct cn_run lent)
+{
+    return return_granules(slabs, lent.first, lent.first + lent.count);
+}
+
+/* ---- slabs ---- */
+
+static uint32_t all_blocks(struct cn_slab_shape shape)
+{
+    return UINT32_MAX >> (32 - shape.block_count);
+}
+
+static void list_push(struct cn_slabs *slabs, uint32_t size_class, uint32_t page)
+{
+    uint32_t next = slabs->with_room[size_class];
+    slabs->pages[page].next = next;
+    slabs->pages[page].prev = NO_PAGE;
+    if (next != NO_PAGE)
+        slabs->pages[next].prev = page;
+    slabs->with_room[size_class] = page;
+}
+
+static void list_remove(struct cn_slabs *slabs, uint32_t size_class, uint32_t page)
+{
+    struct cn_slab_page *slab = &slabs->pages[page];
+    if (slab->prev != NO_PAGE)
+        slabs->pages[slab->prev].next = slab->next;
+    else
+        slabs->with_room[size_class] = slab->next;
+    if (slab->next != NO_PAGE)
+        slabs->pages[slab->next].prev = slab->prev;
+}
+
+/* A new slab with all its blocks free; false when no pages are. */
+static bool slab_open(struct cn_slabs *slabs, uint32_t size_class, uint32_t *out_page)
+{
+    struct cn_slab_shape shape = slabs->shapes[size_class];
+    uint32_t page;
+    if (!find_pages(slabs, shape.page_count, &page))
+        return false;
+    pages_change(slabs, page, shape.page_count, false);
+    *out_page = page;
+    if (shape.block_count == 1) {
+        memset(slabs->classes + page, CN_CLASS_INSIDE, shape.page_count);
+        slabs->classes[page] = (uint8_t)size_class;
+        return true;
+    }
+    memset(slabs->classes + page, (int)size_class, shape.page_count);
+    for (uint32_t i = 0; i < shape.page_count; i++)
+        slabs->pages[page + i].head = page;
+    slabs->pages[page].free_blocks = all_blocks(shape);
+    list_push(slabs, size_class, page);
+    return true;
+}
+
+/* The pages of a slab or block are free again, and perhaps granules with them. */
+static struct cn_run slab_close(struct cn_slabs *slabs, uint32_t page, uint32_t page_count)
+{
+    memset(slabs->classes + page, 0, page_count);
+    pages_free(slabs, page, page_count);
+    uint64_t last = ((uint64_t)page + page_count - 1) / CN_SLAB_GRANULE_PAGES;
+    return return_granules(slabs, page / CN_SLAB_GRANULE_PAGES, last + 1);
+}
+
+uint32_t cn_slabs_take(struct cn_slabs *slabs, uint32_t size_class, uint32_t count,
+                       uint32_t *out_ids)
+{
+    assert(size_class > 0 && size_class < CN_CLASS_RUN_FIRST);
+    uint32_t block_units = (uint32_t)(cn_class_bytes(size_class) >> CN_CLASS_UNIT_SHIFT);
+    uint32_t taken = 0;
+    while (taken < count) {
+        uint32_t page = slabs->with_room[size_class];
+        if (page == NO_PAGE && !slab_open(slabs, size_class, &page))
+            break;
+        if (slabs->shapes[size_class].block_count == 1) {
+            out_ids[taken++] = page * PAGE_UNITS;
+            continue;
+        }
+        struct cn_slab_page *slab = &slabs->pages[page];
+        for (; slab->free_blocks != 0 && taken < count; slab->free_blocks &= slab->free_blocks - 1)
+            out_ids[taken++] =
+                page * PAGE_UNITS + (uint32_t)__builtin_ctz(slab->free_blocks) * block_units;
+        if (slab->free_blocks == 0)
+            list_remove(slabs, size_class, page);
+    }
+    slabs->taken[size_class] += taken;
+    return taken;
+}
+
+/* The slab and the number in it of a block that may begin at @p id. */
+static bool block_at(const struct cn_slabs *slabs, uint32_t id, uint32_t *out_page,
+                     uint32_t *out_block)
+{
+    uint32_t page = id / PAGE_UNITS;
+    if (page / CN_SLAB_GRANULE_PAGES >= slabs->covered_granules)
+        return false;
+    uint32_t size_class = slabs->classes[page];
+    if (size_class == 0 || size_class >= CN_CLASS_RUN_FIRST)
+        return false;
+    struct cn_slab_shape shape = slabs->shapes[size_class];
+    uint32_t block_units = (uint32_t)(cn_class_bytes(size_class) >> CN_CLASS_UNIT_SHIFT);
+    uint32_t head = shape.block_count == 1 ? page : slabs->pages[page].head;
+    uint32_t inside = id - head * PAGE_UNITS;
+    *out_page = head;
+    *out_block = inside / block_units;
+    return inside % block_units == 0 && *out_block < shape.block_count;
+}
+
+bool cn_slabs_holds(const struct cn_slabs *slabs, uint32_t id)
+{
+    uint32_t page, block;
+    if (!block_at(slabs, id, &page, &block))
+        return false;
+    return slabs->shapes[slabs->classes[page]].block_count == 1 ||
+           (slabs->pages[page].free_blocks >> block & 1) == 0;
+}
+
+struct cn_run cn_slabs_give(struct cn_slabs *slabs, uint32_t id)
+{
+    uint32_t page = 0, block = 0;
+    bool found = block_at(slabs, id, &page, &block);
+    assert(found);
+    (void)found;
+    uint32_t size_class = slabs->classes[page];
+    struct cn_slab_shape shape = slabs->shapes[size_class];
+    slabs->taken[size_class]--;
+    if (shape.block_count == 1)
+        return slab_close(slabs, page, shape.page_count);
+    struct cn_slab_page *slab = &slabs->pages[page];
+    assert((slab->free_blocks >> block & 1) == 0);
+    if (slab->free_blocks == 0)
+        list_push(slabs, size_class, page);
+    slab->free_blocks |= UINT32_C(1) << block;
+    if (slab->free_blocks != all_blocks(shape))
+        return (struct cn_run){0, 0};
+    list_remove(slabs, size_class, page);
+    return slab_close(slabs, page, shape.page_count);
+}
+
+/* ---- runs of whole granules ---- */
+
+void cn_slabs_enter_run(struct cn_slabs *slabs, uint64_t granule, uint32_t size_class)
+{
+    assert(granule < slabs->covered_granules && size_class >= CN_CLASS_RUN_FIRST);
+    slabs->classes[granule * CN_SLAB_GRANULE_PAGES] = (uint8_t)size_class;
+    slabs->taken[size_class]++;
+}
+
+void cn_slabs_remove_run(struct cn_slabs *slabs, uint64_t granule)
+{
+    uint8_t *size_class = &slabs->classes[granule * CN_SLAB_GRANULE_PAGES];
+    assert(*size_class >= CN_CLASS_RUN_FIRST && *size_class <= CN_CLASS_LAST);
+    slabs->taken[*size_class]--;
+    *size_class = 0;
+}
+
+bool cn_slabs_lent(const struct cn_slabs *slabs, uint64_t granule)
+{
+    if (granule >= slabs->covered_granules)
+        return false;
+    uint8_t size_class = slabs->classes[granule * CN_SLAB_GRANULE_PAGES];
+    return (size_class != 0 &&
+            (size_class < CN_CLASS_RUN_FIRST || size_class == CN_CLASS_INSIDE)) ||
+           (slabs->free_pages[granule / 8] >> (granule % 8 * 8) & 1) != 0;
+}
+
+/* ---- check ---- */
+
+static bool page_free(const struct cn_slabs *slabs, uint64_t page)
+{
+    return slabs->free_pages[page / WORD_BITS] >> (page % WORD_BITS) & 1;
+}
+
+/* A slab or block that begins at @p page: all its pages say so. */
+static const char *check_slab(const struct cn_slabs *slabs, uint64_t page, uint64_t *out_taken)
+{
+    uint32_t size_class = slabs->classes[page];
+    struct cn_slab_shape shape = slabs->shapes[size_class];
+    bool single = shape.block_count == 1;
+    if ((page + shape.page_count - 1) / CN_SLAB_GRANULE_PAGES >= slabs->covered_granules)
+        return "a slab runs out of the range";
+    for (uint64_t i = page; i < page + shape.page_count; i++) {
+        if (page_free(slabs, i))
+            return "a page of a slab is free";
+        if (slabs->classes[i] != (single && i > page ? CN_CLASS_INSIDE : size_class))
+            return "a page of a slab has another class";
+        if (!single && slabs->pages[i].head != page)
+            return "a page does not know its slab";
+    }
+    if (page % alignment_of(shape.page_count) != 0)
+        return "a block is not aligned";
+    *out_taken = 1;
+    if (single)
+        return NULL;
+    uint32_t free_blocks = slabs->pages[page].free_blocks;
+    if (free_blocks >= all_blocks(shape))
+        return "a slab holds nothing";
+    *out_taken = shape.block_count - (uint64_t)__builtin_popcount(free_blocks);
+    return NULL;
+}
+
+/* Each class's list holds slabs of it that have room. @return their number by *out_count. */
+static const char *check_lists(const struct cn_slabs *slabs, uint64_t *out_count)
+{
+    for (uint32_t c = 1; c < CN_CLASS_RUN_FIRST; c++) {
+        uint32_t prev = NO_PAGE;
+        for (uint32_t page = slabs->with_room[c]; page != NO_PAGE; page = slabs->pages[page].next) {
+            if (slabs->classes[page] != c || slabs->pages[page].head != page)
+                return "a list holds what is no slab of its class";
+            if (slabs->pages[page].free_blocks == 0)
+                return "a list holds a slab without room";
+            if (slabs->pages[page].prev != prev)
+                return "a list's links disagree";
+            prev = page;
+            ++*out_count;
+        }
+    }
+    return NULL;
+}
+
+static const char *check_hints(const struct cn_slabs *slabs)
+{
+    for (uint32_t count = 1; count <= CN_SLAB_RUN_PAGES_MAX; count++) {
+        uint64_t length = 0, below = (uint64_t)slabs->word_hint[count] * WORD_BITS;
+        uint64_t align = alignment_of(count);
+        for (uint64_t page = 0; page < below + count; page++) {
+            if (page / CN_SLAB_GRANULE_PAGES >= slabs->covered_granules)
+                break;
+            length = page_free(slabs, page) ? length + 1 : 0;
+            if (length >= count && (page + 1 - count) < below && (page + 1 - count) % align == 0)
+                return "a run of free pages lies below the hint";
+        }
+    }
+    return NULL;
+}
+
+const char *cn_slabs_check(const struct cn_slabs *slabs)
+{
+    uint64_t taken[CN_CLASS_LAST + 1] = {0}, lent = 0, free_count = 0, with_room = 0, listed = 0;
+    uint64_t end = slabs->covered_granules * CN_SLAB_GRANULE_PAGES;
+    for (uint64_t page = 0, next = 0; page < end; page++) {
+        uint32_t size_class = slabs->classes[page];
+        free_count += page_free(slabs, page);
+        if (page % CN_SLAB_GRANULE_PAGES == 0) {
+            lent += cn_slabs_lent(slabs, page / CN_SLAB_GRANULE_PAGES);
+            if (granule_free(slabs, page / CN_SLAB_GRANULE_PAGES))
+                return "a granule is lent for nothing";
+        }
+        if (page < next)
+            continue;
+        if (size_class == CN_CLASS_INSIDE)
+            return "a page is inside of no block";
+        if (size_class >= CN_CLASS_RUN_FIRST)
+            taken[size_class]++;
+        if (size_class == 0 || size_class >= CN_CLASS_RUN_FIRST)
+            continue;
+        uint64_t blocks = 0;
+        const char *broken = check_slab(slabs, page, &blocks);
+        if (broken != NULL)
+            return broken;
+        taken[size_class] += blocks;
+        with_room += blocks < slabs->shapes[size_class].block_count;
+        next = page + slabs->shapes[size_class].page_count;
+    }
+    if (lent != slabs->lent_granules || free_count != slabs->free_page_count)
+        return "lent granules or free pages miscounted";
+    if (memcmp(taken, slabs->taken, sizeof taken) != 0)
+        return "blocks of a class miscounted";
+    const char *broken = check_lists(slabs, &listed);
+    if (broken == NULL && listed != with_room)
+        broken = "a slab with room is in no list";
+    return broken != NULL ? broken : check_hints(slabs);
+}
