@@ -106,7 +106,8 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_verify_unchanged(cenot
 
 typedef struct cenote_weights_stats {
     uint64_t bytes_used; /**< weight bytes handed out (panels and small reads), as in the files */
-    uint64_t bytes_read; /**< bytes asked of the kernel for them, alignment included */
+    uint64_t bytes_read; /**< bytes that the kernel read for them, alignment and what was read ahead
+                              in vain included */
     uint64_t read_count;
     uint64_t retry_count;   /**< EIO and short reads that were tried again */
     uint64_t wait_ns;       /**< time that consumers of streams waited for a panel */

@@ -107,7 +107,7 @@ static cenote_status run_trial(struct course *course, const struct pair *pair, u
         drop_behind(course, done.tag);
         submit_next(course, pair, done.tag);
     }
-    cn_reader_drain(course->reader);
+    (void)cn_reader_drain(course->reader);
     for (uint32_t tag = 0; tag < begun; tag++)
         drop_behind(course, tag);
     *out_rate = bytes > 0 ? (double)bytes * 1e9 / (double)(now_ns - start_ns) : 0;

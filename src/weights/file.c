@@ -269,6 +269,12 @@ static void drop_span(const struct cn_file *file, int fd, const struct cn_file_s
     file->os->ops->file_drop_cache(file->os, fd, begin, end - begin);
 }
 
+void cn_file_drop(const struct cn_file *file, const struct cn_file_span *span)
+{
+    if (!file->direct)
+        drop_span(file, file->fd, span);
+}
+
 /* The last resort after two errors: the whole span again through a descriptor of its own. */
 static int read_through_cache(const struct cn_file *file, struct reading *failed,
                               const struct cn_file_span *span)
@@ -349,8 +355,7 @@ static cenote_status finish(const struct cn_file *file, struct reading *r,
         int second = read_through_cache(file, r, span);
         rc = second < 0 ? rc : second; /* the first error says more */
     }
-    if (!file->direct)
-        drop_span(file, file->fd, span);
+    cn_file_drop(file, span);
     if (rc != READ_DONE)
         return read_failed(file, span, rc, err);
     cenote_status status = verify_span(file, file->fd, span, err);

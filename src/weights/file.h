@@ -49,6 +49,9 @@ struct cn_file_span {
     uint64_t size_bytes;
 };
 
+/* Where the file is read through the page cache: nothing of @p span stays there. */
+void cn_file_drop(const struct cn_file *file, const struct cn_file_span *span);
+
 /* Room that a slot needs for a span of size_bytes at any offset; UINT64_MAX on overflow. */
 uint64_t cn_file_slot_bytes(uint64_t size_bytes);
 

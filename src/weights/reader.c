@@ -58,7 +58,7 @@ void cn_reader_destroy(struct cn_reader *reader)
 {
     if (reader == NULL)
         return;
-    cn_reader_drain(reader);
+    (void)cn_reader_drain(reader);
     reader->ops->destroy(reader);
 }
 
@@ -92,11 +92,13 @@ uint32_t cn_reader_under_way(const struct cn_reader *reader)
     return reader->under_way;
 }
 
-void cn_reader_drain(struct cn_reader *reader)
+struct cn_reader_dropped cn_reader_drain(struct cn_reader *reader)
 {
+    struct cn_reader_dropped dropped = {0};
     if (reader->under_way > 0)
-        reader->ops->drain(reader);
+        dropped = reader->ops->drain(reader);
     reader->under_way = 0;
+    return dropped;
 }
 
 const char *cn_reader_engine_text(const struct cn_reader *reader)

@@ -83,9 +83,14 @@ bool cn_reader_next(struct cn_reader *reader, bool wait, struct cn_reader_result
 /* Reads submitted whose results were not taken. */
 uint32_t cn_reader_under_way(const struct cn_reader *reader);
 
+/* Of reads whose results nobody took, what was read all the same. */
+struct cn_reader_dropped {
+    uint64_t bytes, count;
+};
+
 /* Cancels what can be, waits for the rest, drops all results: afterwards nothing is under way and
  * nobody writes to the buffers. */
-void cn_reader_drain(struct cn_reader *reader);
+struct cn_reader_dropped cn_reader_drain(struct cn_reader *reader);
 
 /* "io_uring" or "pread" */
 const char *cn_reader_engine_text(const struct cn_reader *reader);

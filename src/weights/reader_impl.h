@@ -27,7 +27,7 @@ struct cn_reader_engine_ops {
     const char *text;
     void (*submit)(struct cn_reader *reader, const struct cn_reader_request *request);
     bool (*next)(struct cn_reader *reader, bool wait, struct cn_reader_result *out_result);
-    void (*drain)(struct cn_reader *reader);
+    struct cn_reader_dropped (*drain)(struct cn_reader *reader);
     void (*destroy)(struct cn_reader *reader); /* nothing is under way */
 };
 
@@ -58,6 +58,17 @@ static inline struct cn_reader_result reader_results_pop(struct reader_results *
     results->first = (results->first + 1) % CN_READER_DEPTH_MAX;
     results->count--;
     return result;
+}
+
+static inline struct cn_reader_dropped reader_results_drop(struct reader_results *results)
+{
+    struct cn_reader_dropped dropped = {0};
+    while (results->count > 0) {
+        int64_t result = reader_results_pop(results).result;
+        dropped.bytes += result > 0 ? (uint64_t)result : 0;
+        dropped.count += result > 0;
+    }
+    return dropped;
 }
 
 static inline bool reader_interrupted(int64_t result)

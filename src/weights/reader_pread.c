@@ -110,15 +110,16 @@ static bool pread_next(struct cn_reader *reader, bool wait, struct cn_reader_res
     return any;
 }
 
-static void pread_drain(struct cn_reader *reader)
+static struct cn_reader_dropped pread_drain(struct cn_reader *reader)
 {
     struct pread_reader *p = pread_reader(reader);
     pthread_mutex_lock(&p->lock);
     p->queue_count = 0;
     while (p->reading > 0)
         pthread_cond_wait(&p->ready, &p->lock);
-    p->results.count = 0;
+    struct cn_reader_dropped dropped = reader_results_drop(&p->results);
     pthread_mutex_unlock(&p->lock);
+    return dropped;
 }
 
 static void pread_destroy(struct cn_reader *reader)

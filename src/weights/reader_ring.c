@@ -216,7 +216,7 @@ static void reset(struct ring_reader *r)
 }
 
 /* The queue is emptied first and again: what was interrupted comes back to it. */
-static void ring_drain(struct cn_reader *reader)
+static struct cn_reader_dropped ring_drain(struct cn_reader *reader)
 {
     struct ring_reader *r = ring_reader(reader);
     struct cn_os *os = reader->os;
@@ -229,7 +229,9 @@ static void ring_drain(struct cn_reader *reader)
             os->ops->sleep_ns(os, REFUSED_SLEEP_NS);
         reap(r);
     }
+    struct cn_reader_dropped dropped = reader_results_drop(&r->results);
     reset(r);
+    return dropped;
 }
 
 static void ring_destroy(struct cn_reader *reader)

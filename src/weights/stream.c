@@ -425,10 +425,27 @@ static void enter_matrix(struct cenote_stream *s, uint64_t visit)
     s->taking_left = s->taking.cut.panels;
 }
 
+/* Ends all reads. What they brought is of no use, but it was read: it counts, and leaves no pages
+ * behind. */
+static void drop_reads(struct cenote_stream *s)
+{
+    struct cn_file_counters *counters = &s->weights->counters;
+    struct cn_reader_dropped dropped = cn_reader_drain(s->reader);
+    atomic_fetch_add_explicit(&counters->bytes_read, dropped.bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&counters->read_count, dropped.count, memory_order_relaxed);
+    for (uint32_t i = 0; i < s->queue_count; i++) {
+        const struct slot *slot = &s->slots[s->queue[i]];
+        if (slot->state != SLOT_READING)
+            continue;
+        struct source source = slot_source(s, slot);
+        cn_file_drop(source.file, &source.span);
+    }
+}
+
 void cenote_stream_stop(cenote_stream *stream)
 {
     struct cenote_stream *s = stream;
-    cn_reader_drain(s->reader);
+    drop_reads(s);
     leave_matrix(s);
     s->visit_count = 0;
     s->started = false;
@@ -443,7 +460,7 @@ void cenote_stream_stop(cenote_stream *stream)
 void cenote_stream_forget_ahead(cenote_stream *stream)
 {
     struct cenote_stream *s = stream;
-    cn_reader_drain(s->reader);
+    drop_reads(s);
     if (s->taking_left == 0 && s->taking.visit < s->visit_count) {
         leave_matrix(s);
         enter_matrix(s, s->taking.visit + 1);

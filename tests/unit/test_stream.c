@@ -17,6 +17,7 @@
 #include <cenote/cenote.h>
 
 #include "checkpoint.h"
+#include "os/fake/fake.h"
 #include "weights_fixture.h"
 
 enum { TENSORS = 5, PANEL_MAX = 6000, SLOTS = 4 };
@@ -186,6 +187,86 @@ static void test_stop_in_the_middle(void **state)
     cenote_stream_stop(stream);
 }
 
+/* Programs over 8 MiB that are stopped in the middle.
+ * @return the bytes that the weights have counted meanwhile. */
+static uint64_t stop_often(cenote_weights *of, cenote_pool *ring, cenote_io_engine engine)
+{
+    const cenote_stream_item item = {test_weights_find(of, "big"), 64};
+    cenote_stream_options options = CENOTE_STREAM_OPTIONS_INIT;
+    options.panel_bytes_max = 64 * 4096;
+    options.slot_count = 8;
+    options.engine = engine;
+    cenote_stream *other;
+    cenote_weights_stats before, after;
+    cenote_panel panel;
+    cenote_weights_stats_get(of, &before);
+    if (cenote_stream_create(of, ring, &options, &other, NULL) != CENOTE_OK)
+        return 0; /* no rings here */
+    for (uint32_t taken = 0; taken < 12; taken++) {
+        assert_int_equal(cenote_stream_start(other, &item, 1, 2, NULL), CENOTE_OK);
+        for (uint32_t i = 0; i < taken; i++) {
+            assert_int_equal(cenote_stream_next(other, &panel, NULL), CENOTE_OK);
+            cenote_stream_release(other, &panel);
+        }
+        cenote_stream_stop(other);
+    }
+    cenote_stream_destroy(other);
+    cenote_weights_stats_get(of, &after);
+    return after.bytes_read - before.bytes_read;
+}
+
+static const struct test_tensor big = {"big", "U8", {2048, 4096}, 2, 9};
+
+/* What was read ahead in vain counts: the kernel has read it too. */
+static void test_stopped_reads_count(void **state)
+{
+    (void)state;
+    char big_path[600];
+    cenote_process_memory before, after;
+    snprintf(big_path, sizeof big_path, "%s/big.safetensors", folder);
+    test_checkpoint_write(big_path, &big, 1, 0);
+    int fd = open(big_path, O_RDONLY);
+    assert_true(fd >= 0 && fsync(fd) == 0 && close(fd) == 0);
+    cenote_weights *own = test_weights_open(budget, big_path, CENOTE_IO_AUTO);
+    cenote_weights_stats stats;
+    cenote_weights_stats_get(own, &stats);
+    static const cenote_io_engine engines[] = {CENOTE_ENGINE_URING, CENOTE_ENGINE_PREAD};
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(cenote_process_memory_get(&before, NULL), CENOTE_OK);
+        uint64_t counted = stop_often(own, pool, engines[i]);
+        assert_int_equal(cenote_process_memory_get(&after, NULL), CENOTE_OK);
+        uint64_t kernels = after.disk_read_bytes - before.disk_read_bytes;
+        if (!stats.direct || kernels == 0)
+            print_message("SKIP: no direct reads of a disk here\n");
+        else if (counted > 0)
+            assert_int_equal(counted, kernels);
+    }
+    cenote_weights_close(own);
+}
+
+/* Where reads go through the page cache they leave nothing there either. */
+static void test_stopped_reads_leave_no_pages(void **state)
+{
+    (void)state;
+    char big_path[600];
+    snprintf(big_path, sizeof big_path, "%s/big.safetensors", folder);
+    test_checkpoint_write(big_path, &big, 1, 0);
+    struct cn_fake *fake = cn_fake_create();
+    cn_fake_disk_set(fake, &(struct cn_fake_disk){.latency_ns = 100000, .bytes_per_s = 1000000000});
+    cenote_budget *own_budget = test_budget_create(64u << 20, cn_fake_os(fake));
+    cenote_pool *own_pool = test_pool_create(own_budget);
+    cenote_weights *own = test_weights_open(own_budget, big_path, CENOTE_IO_BUFFERED);
+    struct cn_fake_books before = cn_fake_books_get(fake);
+    uint64_t counted = stop_often(own, own_pool, CENOTE_ENGINE_URING);
+    struct cn_fake_books after = cn_fake_books_get(fake);
+    assert_int_equal(counted, after.read_bytes - before.read_bytes);
+    assert_true(after.dropped_bytes - before.dropped_bytes >= counted);
+    cenote_weights_close(own);
+    assert_int_equal(cenote_pool_destroy(own_pool), 0);
+    cenote_budget_destroy(own_budget);
+    cn_fake_destroy(fake);
+}
+
 static void test_start_over_a_running_program(void **state)
 {
     (void)state;
@@ -343,6 +424,8 @@ int main(void)
         TEST(test_order_and_bytes),
         TEST(test_counts),
         TEST(test_stop_in_the_middle),
+        TEST(test_stopped_reads_count),
+        TEST(test_stopped_reads_leave_no_pages),
         TEST(test_start_over_a_running_program),
         TEST(test_all_slots_held_is_no_deadlock),
         TEST(test_bad_programs),
