@@ -1,24 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cenote layout: offsets for buffers whose lifetimes are known. All that depends on the file's size
  * is in one pool: the text, its rows, the buffers, the layout. */
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "json.h"
 #include "layout_csv.h"
 #include "progress.h"
 #include "signals.h"
+#include "slurp.h"
 
 /* Between looks at the clock; some milliseconds for a few hundred buffers. */
 #define SLICE_STEPS       4096u
 #define PROGRESS_PERIOD_S 0.1
 #define TIME_LIMIT_S      10.0
-#define FIRST_READ_BYTES  (UINT64_C(1) << 16)
 
 struct work {
     const struct cli_options *options;
@@ -43,55 +40,6 @@ static cenote_status alloc(struct work *work, uint64_t count, uint64_t element_b
     if (__builtin_mul_overflow(count + 1, element_bytes, &size_bytes)) /* + 1: never none */
         return cenote_error_set(err, CENOTE_E_NOMEM, "%" PRIu64 " buffers are too many", count);
     return cenote_pool_alloc(work->pool, size_bytes, out_data, err);
-}
-
-static cenote_status grow(struct work *work, uint64_t *capacity_bytes, cenote_error *err)
-{
-    void *larger;
-    cenote_status status = cenote_pool_alloc(work->pool, 2 * *capacity_bytes, &larger, err);
-    if (status != CENOTE_OK)
-        return status;
-    memcpy(larger, work->text, work->text_bytes);
-    cenote_pool_free(work->pool, work->text);
-    work->text = larger;
-    *capacity_bytes *= 2;
-    return CENOTE_OK;
-}
-
-/* All of a file or a pipe: its size is known at its end. */
-static cenote_status read_all(struct work *work, int fd, cenote_error *err)
-{
-    uint64_t capacity_bytes = FIRST_READ_BYTES;
-    void *text;
-    cenote_status status = cenote_pool_alloc(work->pool, capacity_bytes, &text, err);
-    if (status != CENOTE_OK)
-        return status;
-    work->text = text;
-    for (;;) {
-        if (work->text_bytes == capacity_bytes && grow(work, &capacity_bytes, err) != CENOTE_OK)
-            return err->status;
-        ssize_t got = read(fd, work->text + work->text_bytes, capacity_bytes - work->text_bytes);
-        if (got == 0)
-            return CENOTE_OK;
-        if (got < 0 && errno != EINTR)
-            return cenote_error_set(err, CENOTE_E_IO, "%s: %s", work->options->path,
-                                    strerror(errno));
-        work->text_bytes += got > 0 ? (uint64_t)got : 0;
-    }
-}
-
-static cenote_status read_file(struct work *work, cenote_error *err)
-{
-    const char *path = work->options->path;
-    if (strcmp(path, "-") == 0)
-        return read_all(work, STDIN_FILENO, err);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return cenote_error_set(err, errno == ENOENT ? CENOTE_E_NOTFOUND : CENOTE_E_IO, "%s: %s",
-                                path, strerror(errno));
-    cenote_status status = read_all(work, fd, err);
-    close(fd);
-    return status;
 }
 
 static cenote_status read_rows(struct work *work, cenote_error *err)
@@ -295,7 +243,7 @@ static cenote_status prepare(struct work *work, cenote_error *err)
     if (status == CENOTE_OK)
         status = cenote_pool_create(work->budget, &options, &work->pool, err);
     if (status == CENOTE_OK)
-        status = read_file(work, err);
+        status = cli_slurp(work->pool, work->options->path, &work->text, &work->text_bytes, err);
     if (status == CENOTE_OK)
         status = read_rows(work, err);
     if (status == CENOTE_OK)
