@@ -195,6 +195,10 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_alloc(cenote_pool *pool, 
  *  trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts. */
 CENOTE_API void cenote_pool_free(cenote_pool *pool, void *data);
 
+/** Where a block lies in the pool: its address less that of the pool's range, which no machine and
+ *  no run changes. @p data must be a block of the pool.  Threads: any.  Cost: O(1). */
+CENOTE_API uint64_t cenote_pool_offset(const cenote_pool *pool, const void *data);
+
 /** Decommits all free memory of the pool and uncharges it. @return the bytes given back. */
 CENOTE_API uint64_t cenote_pool_trim(cenote_pool *pool);
 

@@ -211,3 +211,8 @@ size_t cenote_pool_destroy(cenote_pool *pool)
     cenote_budget_uncharge(budget, charge);
     return live;
 }
+
+uint64_t cenote_pool_offset(const cenote_pool *pool, const void *data)
+{
+    return (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
+}
