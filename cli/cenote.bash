@@ -3,7 +3,7 @@ _cenote()
 {
     local word=${COMP_WORDS[COMP_CWORD]} options=
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W 'run chat plan inspect pack demo layout help --help --version' -- "$word"))
+        COMPREPLY=($(compgen -W 'run chat plan inspect pack demo layout replay help --help --version' -- "$word"))
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -14,6 +14,7 @@ _cenote()
     pack) options='--out --cache --force --verify --json --quiet --help' ;;
     demo) options='--memory --threads --quiet --help' ;;
     layout) options='--time-limit --steps --capacity --json --quiet --help' ;;
+    replay) options='--allocator --budget --generate --json --quiet --help' ;;
     esac
     case $word in
     -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;

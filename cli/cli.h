@@ -33,6 +33,13 @@ struct cli_pixels {
     uint32_t height;
 };
 
+/* --generate vlm:SEED:OPS:chunked|contiguous */
+struct cli_vlm {
+    uint64_t seed;
+    uint64_t op_count; /* 0: not given */
+    bool chunked;
+};
+
 /* Every option of every subcommand; a table in options.c says which subcommand takes which. */
 struct cli_options {
     const char *path; /* MODEL_DIR, or FILE.safetensors; NULL: not given */
@@ -64,6 +71,8 @@ struct cli_options {
     bool force;
     bool verify;
     uint64_t context_tokens;
+    const char *allocator;
+    struct cli_vlm generate;
     const char *history_path;
     bool raw_prompt;
     bool parse_special;
@@ -81,6 +90,7 @@ int cli_inspect(const struct cli_options *options);
 int cli_pack(const struct cli_options *options);
 int cli_demo(const struct cli_options *options);
 int cli_layout(const struct cli_options *options);
+int cli_replay(const struct cli_options *options);
 
 /* ---- the model that comes with the command (model.c) ---- */
 

@@ -8,6 +8,7 @@
 #include <getopt.h>
 #include <string.h>
 
+#include "allocator.h"
 #include "size.h"
 
 #define TOKENS_MAX ((uint64_t)INT32_MAX)
@@ -147,6 +148,24 @@ static cenote_status set_capacity(struct cli_options *options, const struct cli_
     if (strchr(value, '%') != NULL)
         return cenote_error_set(err, CENOTE_E_INVAL, "'%s' is a share of nothing", value);
     return cli_size_parse(value, 0, field(options, option), err);
+}
+
+static cenote_status set_allocator(struct cli_options *options, const struct cli_option *option,
+                                   const char *value, cenote_error *err)
+{
+    (void)option;
+    if (cli_allocator_find(value) == NULL)
+        return cenote_error_set(err, CENOTE_E_INVAL,
+                                "'%s' is none of cenote, buddy, best-fit, first-fit", value);
+    options->allocator = value;
+    return CENOTE_OK;
+}
+
+static cenote_status set_generate(struct cli_options *options, const struct cli_option *option,
+                                  const char *value, cenote_error *err)
+{
+    (void)option;
+    return cli_vlm_parse(value, &options->generate, err);
 }
 
 /* A positive real, or 0 where the table admits it. */
@@ -376,6 +395,23 @@ static const struct cli_option layout_options[] = {
     COMMON_HELP,
 };
 
+static const struct cli_option replay_options[] = {
+    {"allocator", "cenote|buddy|best-fit|first-fit",
+     "who is asked for the blocks; default: cenote, a pool for each pool of the trace",
+     set_allocator, 0, 0, 0},
+    {"budget", "SIZE",
+     "the most that the allocator may take; what does not fit is left out, and the exit code is 3; "
+     "default: no limit",
+     set_capacity, FIELD(capacity_bytes), 0, 0},
+    {"generate", "vlm:SEED:OPS:chunked|contiguous",
+     "in place of TRACE: what a server of a vision-language model allocates, with keys and values "
+     "in chunks or in one piece a sequence",
+     set_generate, 0, 0, 0},
+    COMMON_JSON("cenote.replay/1"),
+    FLAG("quiet", quiet, "no notes, no progress"),
+    COMMON_HELP,
+};
+
 const struct cli_command cli_commands[] = {
     {"run", "[MODEL_DIR]", "answer a prompt about images, inside a memory budget",
      "MODEL_DIR is a Hugging Face directory as downloaded; without it the demo model answers. The "
@@ -460,6 +496,16 @@ const struct cli_command cli_commands[] = {
      "second and more.",
      "cenote layout buffers.csv --capacity 512MiB --time-limit 1min", cli_layout, layout_options,
      COUNT(layout_options)},
+    {"replay", "[TRACE]", "ask an allocator for what a trace says, and report how it did",
+     "TRACE (- is standard input) has a line 'a ID SIZE [ALIGN]' for each allocation and 'f ID' "
+     "for each free, numbers in decimal; what follows a # is a comment.\n\n"
+     "Printed are a digest of all offsets, which is the same on every machine; the footprint, the "
+     "most memory that was held, over what lived at most; and how long allocations and frees "
+     "took, the clock's own time included. Blocks are not touched. The footprint of cenote is what "
+     "its budget was charged, page tables included; that of the others is the highest end of a "
+     "block.",
+     "cenote replay --generate vlm:1:1000000:chunked --allocator best-fit", cli_replay,
+     replay_options, COUNT(replay_options)},
 };
 const size_t cli_command_count = COUNT(cli_commands);
 

@@ -1,0 +1,109 @@
+#!/bin/sh
+# replay.sh CENOTE JSON_GET Debug|...: cenote replay as a user meets it. Debug builds fill each block,
+# which leaves pools of gigabytes to the others.
+set -eu
+cenote=$1 json_get=$2 build_type=$3
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+
+fail() {
+    echo "FAILED: $*"
+    head -c 2000 out err
+    exit 1
+}
+
+# expect CODE ARGUMENT...: runs cenote replay into files out and err.
+expect() {
+    wanted=$1
+    shift
+    code=0
+    "$cenote" replay "$@" >out 2>err </dev/null || code=$?
+    [ "$code" = "$wanted" ] || fail "exit code $code and not $wanted: $*"
+}
+
+# refused CODE TEXT ARGUMENT...: nothing on stdout, and one line that says TEXT.
+refused() {
+    refused_code=$1 refused_text=$2
+    shift 2
+    expect "$refused_code" "$@"
+    [ -s out ] && fail "a refusal wrote to stdout: $*"
+    [ "$(wc -l <err)" = 1 ] || fail "not one line: $*"
+    grep -qF -e "$refused_text" err || fail "the line does not say '$refused_text': $*"
+}
+
+get() { # PATH: of the JSON in out
+    "$json_get" "$1" <out || fail "no $1"
+}
+
+# Holes of 3 and 2 units of 256 bytes, and a block of 2: first fit takes the lower one, best fit the
+# smaller one, and the next block of 3 finds room there or behind all others.
+printf '# a small one\na 1 768\na 2 256\r\na 3 512\na 4 256\nf 1\nf 3\na 5 512 256\na 6 768\na 7 0\nf 7\n' >small
+expect 0 small --allocator first-fit --json
+[ "$(get schema)" = cenote.replay/1 ] || fail "schema"
+[ "$(get op_count)" = 10 ] || fail "operations"
+[ "$(get alloc_count)" = 7 ] || fail "allocations"
+[ "$(get live_bytes_peak)" = 1792 ] || fail "live"
+[ "$(get live_count_peak)" = 5 ] || fail "live blocks"
+[ "$(get footprint_bytes)" = 2560 ] || fail "footprint of first fit"
+[ "$(get alloc_ns.count)" = 6 ] || fail "the block of no bytes was asked for"
+[ "$(get free_ns.count)" = 2 ] || fail "frees"
+expect 0 small --allocator best-fit --json
+[ "$(get footprint_bytes)" = 1792 ] || fail "footprint of best fit"
+expect 0 small --allocator buddy --json
+[ "$(get footprint_bytes)" -gt 1792 ] || fail "footprint of buddy"
+expect 0 small --json
+[ "$(get allocator)" = cenote ] || fail "the default"
+[ "$(get footprint_bytes)" -ge 65536 ] || fail "footprint of cenote"
+expect 0 small
+grep -q '^digest  *[0-9a-f]\{16\}$' out || fail "digest"
+[ -s err ] && fail "it spoke"
+"$cenote" replay - <small >again || fail "standard input"
+[ "$(grep digest again)" = "$(grep digest out)" ] || fail "standard input gave something else"
+
+# What does not fit is left out.
+expect 3 small --allocator first-fit --budget 1536 --json
+[ "$(get refused_count)" = 2 ] || fail "refused"
+[ "$(get refused_bytes)" = 1024 ] || fail "refused bytes"
+grep -q "2 allocations of 7 did not fit" err || fail "no note"
+expect 3 small --allocator first-fit --budget 1536 --quiet
+[ -s err ] && fail "quiet spoke"
+expect 3 small --budget 150KiB
+expect 0 small --budget 1MiB
+refused 3 "is no leaf" small --allocator buddy --budget 100
+
+# The offsets of seeded traces, on every machine and from every compiler. (Those of cenote itself
+# change when its placement is changed on purpose.)
+digest() { # ALLOCATOR KIND DIGEST
+    expect 0 --generate "vlm:1:20000:$2" --allocator "$1" --json
+    [ "$(get digest)" = "$3" ] || fail "$1, $2: the digest is $(get digest)"
+}
+digest first-fit chunked 8ce1ec4fc33602f5
+digest first-fit contiguous dd7e536b34f2ed2a
+digest best-fit chunked 180fce567c33d191
+digest best-fit contiguous 65d58a6a87f199f0
+digest buddy chunked 42e88d3390d80a1f
+digest buddy contiguous 10b3068efcf6d128
+# The same trace twice, and another one from another seed.
+if [ "$build_type" != Debug ]; then
+    expect 0 --generate vlm:1:20000:chunked --json
+    first=$(get digest)
+    expect 0 --generate vlm:1:20000:chunked --json
+    [ "$(get digest)" = "$first" ] || fail "the same trace had other offsets"
+    expect 0 --generate vlm:2:20000:chunked --json
+    [ "$(get digest)" != "$first" ] || fail "another seed gave the same"
+fi
+
+refused 2 "either TRACE or --generate"
+refused 2 "either TRACE or --generate" small --generate vlm:1:1:chunked
+refused 2 "'lru' is none of cenote, buddy, best-fit, first-fit" small --allocator lru
+refused 2 "'vlm:1' is not vlm:SEED:OPS:chunked" --generate vlm:1
+refused 1 "nowhere: No such file" nowhere
+refused 1 "Is a directory" .
+printf 'a 1 8\nf 2\n' >bad
+refused 5 "bad: line 2: block 2 does not live" bad
+head -c 3000 /dev/urandom | tr -d '\n' >noise
+expect 5 noise
+printf '' >empty
+expect 0 empty
+echo "replay as a user meets it"
