@@ -34,21 +34,34 @@ qwen_bound cli_bound_of_run(const qwen_model *model, const qwen_plan *plan,
     return plan->resident_encoding == CENOTE_ENCODING_BF12 ? QWEN_BOUND_COMPUTE : QWEN_BOUND_MEMORY;
 }
 
-const char *cli_bound_knob(qwen_bound bound, const qwen_plan *plan, char text[160])
+const char *cli_bound_knob(qwen_bound bound, const qwen_plan *plan, const char *memory,
+                           char text[160])
 {
     char size[CLI_BYTES_TEXT];
     uint32_t cpus = cenote_cpu_count();
     text[0] = '\0';
     double saved = 1 - (double)plan->packed_bytes_per_token / (double)plan->bytes_per_token;
-    if (bound == QWEN_BOUND_DISK && saved > SAVING_WORTH)
+    if (bound == QWEN_BOUND_DISK && saved > SAVING_WORTH && !plan->pack_left_out)
         snprintf(text, 160,
-                 "with --memory %s no weights would be read, from a packed copy (cenote pack) %.0f "
+                 "with %s %s no weights would be read, from a packed copy (cenote pack) %.0f "
                  "%% less",
-                 cli_memory_text(plan->whole_bytes, size), 100 * saved);
+                 memory, cli_memory_text(plan->whole_bytes, size), 100 * saved);
     else if (bound == QWEN_BOUND_DISK)
-        snprintf(text, 160, "with --memory %s no weights would be read",
+        snprintf(text, 160, "with %s %s no weights would be read", memory,
                  cli_memory_text(plan->whole_bytes, size));
     else if (plan->thread_count < cpus)
         snprintf(text, 160, "--threads %u would use all processors", cpus);
     return text;
+}
+
+void cli_bound_say(const qwen_model *model, const qwen_plan *plan, const qwen_result *result,
+                   const char *memory)
+{
+    char held[CLI_BYTES_TEXT], knob[160];
+    qwen_bound bound = cli_bound_of_run(model, plan, result);
+    cli_bound_knob(bound, plan, memory, knob);
+    cli_say("bound by %s: %s of weights resident%s, %.0f %% of the time waiting for reads%s%s",
+            cli_bound_text(bound), cli_disk_text(result->resident_weight_bytes, held),
+            result->resident_encoding == CENOTE_ENCODING_BF12 ? " in 12 bits" : "",
+            100 * result->seconds_waiting_decode / result->decode_s, *knob ? "; " : "", knob);
 }

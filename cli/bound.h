@@ -13,7 +13,14 @@ const char *cli_bound_text(qwen_bound bound);
 qwen_bound cli_bound_of_run(const qwen_model *model, const qwen_plan *plan,
                             const qwen_result *result);
 
-/* The option that would help most, in words; "" when there is none. */
-const char *cli_bound_knob(qwen_bound bound, const qwen_plan *plan, char text[160]);
+/* What would help most, in words; "" when there is nothing. @p memory is how the budget is said:
+ * "--memory", in a conversation "/memory". */
+const char *cli_bound_knob(qwen_bound bound, const qwen_plan *plan, const char *memory,
+                           char text[160]);
+
+/* Says why decoding was as fast as it was, and what would help. Of @p result count what was decoded
+ * and waited, and what is resident. */
+void cli_bound_say(const qwen_model *model, const qwen_plan *plan, const qwen_result *result,
+                   const char *memory);
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "answer.h"
+#include "bound.h"
 #include "cache.h"
 #include "json.h"
 #include "lines.h"
@@ -32,6 +33,7 @@ struct chat {
     uint32_t image_count;
     uint32_t turn;
     qwen_result last; /* numbers only; its pointers are stale */
+    qwen_result all;  /* what replies decoded, read and waited, added up */
     bool ended;
 };
 
@@ -107,6 +109,24 @@ static void say_summary(const struct chat *chat, const qwen_result *result)
     cli_say_draft(result);
 }
 
+/* The whole conversation. */
+static void say_end(const struct chat *chat)
+{
+    const qwen_result *all = &chat->all;
+    struct cli_run_report report;
+    char read[CLI_BYTES_TEXT], peak[CLI_BYTES_TEXT], limit[CLI_BYTES_TEXT];
+    if (all->token_count == 0 || chat->options->json || chat->options->quiet)
+        return;
+    fill_report(chat, NULL, 0, &report);
+    cli_say("%u message%s; decoded %u tokens, %.3f s and %s read per token; peak memory %s of %s",
+            chat->turn, chat->turn == 1 ? "" : "s", all->token_count,
+            all->decode_s / all->token_count,
+            cli_disk_text(all->bytes_read_decode / all->token_count, read),
+            cli_memory_text(cli_peak_bytes(&report.process), peak),
+            cli_memory_text(report.budget.limit_bytes, limit));
+    cli_bound_say(chat->model, qwen_session_turn_plan(chat->session), all, "/memory");
+}
+
 /* Why the reply is not there, or not whole. */
 static void say_trouble(const struct chat *chat, const qwen_result *result, const cenote_error *err)
 {
@@ -153,6 +173,20 @@ static int report_turn(struct chat *chat, const qwen_result *result, cenote_stat
     return CLI_EXIT_OK;
 }
 
+static void note_result(struct chat *chat, const qwen_result *result)
+{
+    qwen_result *all = &chat->all;
+    chat->last = *result;
+    if (result->token_count < 2)
+        return; /* nothing was decoded */
+    all->token_count += result->token_count - 1;
+    all->decode_s += result->decode_s;
+    all->bytes_read_decode += result->bytes_read_decode;
+    all->seconds_waiting_decode += result->seconds_waiting_decode;
+    all->resident_weight_bytes = result->resident_weight_bytes;
+    all->resident_encoding = result->resident_encoding;
+}
+
 static int ask(struct chat *chat, const char *text)
 {
     const qwen_message message = {
@@ -178,7 +212,7 @@ static int ask(struct chat *chat, const char *text)
     code = report_turn(chat, &result, status, &err, cli_now_s() - start_s);
     settle_images(chat, &result, status);
     if (result.stop_reason != NULL)
-        chat->last = result;
+        note_result(chat, &result);
     return code;
 }
 
@@ -226,9 +260,11 @@ static void on_stats(struct chat *chat, char *argument)
             last->resident_encoding == CENOTE_ENCODING_BF12 ? " in 12 bits" : "",
             cli_disk_text(qwen_model_bytes_per_token(chat->model), b),
             cli_disk_text(weights.bytes_read, c));
-    if (last->token_count > 1)
-        cli_say("last reply: %u tokens, %.3f s and %s read per token", last->token_count,
-                last->seconds_per_token, cli_disk_text(last->bytes_read_per_token, a));
+    if (last->token_count < 2)
+        return;
+    cli_say("last reply: %u tokens, %.3f s and %s read per token", last->token_count,
+            last->seconds_per_token, cli_disk_text(last->bytes_read_per_token, a));
+    cli_bound_say(chat->model, report.plan, last, "/memory");
 }
 
 static void on_memory(struct chat *chat, char *size)
@@ -273,7 +309,7 @@ static const struct command {
     void (*run)(struct chat *chat, char *argument);
 } commands[] = {
     {"image", "PATH", "attach a PNG or JPEG file to the next message", on_image},
-    {"stats", "", "what is held, read and used", on_stats},
+    {"stats", "", "what is held, read and used, and what bounds the speed", on_stats},
     {"memory", "SIZE", "move the budget, as in /memory 2GiB", on_memory},
     {"reset", "", "forget the conversation", on_reset},
     {"help", "", "this list", on_help},
@@ -442,7 +478,10 @@ static int chat_run(struct chat *chat)
         return cli_fail(&err);
     cli_progress_init(&chat->progress, chat->model, chat->plan.limit_bytes, options->quiet);
     greet(chat);
-    return loop(chat);
+    int ended = loop(chat);
+    if (ended == CLI_EXIT_OK)
+        say_end(chat);
+    return ended;
 }
 
 static void chat_fini(struct chat *chat)

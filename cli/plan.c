@@ -198,7 +198,7 @@ static void print_forecast(const struct question *q)
     qwen_bound bound = q->forecast.bound;
     bool packed = q->plan.resident_encoding == CENOTE_ENCODING_BF12;
     double rate = packed ? q->speed.packed_bytes_per_s : q->speed.plain_bytes_per_s;
-    cli_bound_knob(bound, &q->plan, knob);
+    cli_bound_knob(bound, &q->plan, "--memory", knob);
     printf("  about %.3f s a token, bound by %s: the disk gives %s/s, %u thread%s get through %s/s "
            "of weights\n",
            q->forecast.seconds_per_token, cli_bound_text(bound),

@@ -190,18 +190,6 @@ static int run_plan(struct run *run)
 
 /* ---- after the run ---- */
 
-/* Why it was as fast as it was. */
-static void say_bound(const struct run *run, const qwen_result *result)
-{
-    char held[CLI_BYTES_TEXT], knob[160];
-    qwen_bound bound = cli_bound_of_run(run->model, &run->plan, result);
-    cli_bound_knob(bound, &run->plan, knob);
-    cli_say("bound by %s: %s of weights resident%s, %.0f %% of the time waiting for reads%s%s",
-            cli_bound_text(bound), cli_disk_text(result->resident_weight_bytes, held),
-            result->resident_encoding == CENOTE_ENCODING_BF12 ? " in 12 bits" : "",
-            100 * result->seconds_waiting_decode / result->decode_s, *knob ? "; " : "", knob);
-}
-
 static void say_summary(const struct run *run, const struct cli_run_report *report)
 {
     const qwen_result *result = report->result;
@@ -215,7 +203,7 @@ static void say_summary(const struct run *run, const struct cli_run_report *repo
                 result->seconds_per_token, cli_disk_text(result->bytes_read_per_token, read), peak,
                 limit);
         cli_say_draft(result);
-        say_bound(run, result);
+        cli_bound_say(run->model, &run->plan, result, "--memory");
     } else
         cli_say("%u token%s in %.2f s, %s read; peak memory %s of %s", result->token_count,
                 result->token_count == 1 ? "" : "s", report->total_s,

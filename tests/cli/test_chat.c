@@ -163,6 +163,8 @@ static void test_same_as_run(void **state)
     char *chat = strdup(output("out"));
     assert_said("9 tokens, first after ");
     assert_said(" of 4096");
+    assert_said("1 message; decoded 8 tokens, ");
+    assert_said("bound by ");
     char command[4096];
     snprintf(command, sizeof command,
              "'" COMMAND "' run '%s' --max-tokens 9 --image '" PICTURE
@@ -292,6 +294,28 @@ static void test_pictures_wait_for_memory(void **state)
     assert_true(count_at(all, 1, "prompt_tokens") > 64);
     json_decref(all);
     assert_said("; /memory SIZE gives more");
+}
+
+/* What bounds the speed is said of the last reply and of all; where it is the disk, as it will be
+ * in the smallest budget on most machines, so is what helps. */
+static void test_bound(void **state)
+{
+    (void)state;
+    assert_int_equal(talk("--max-context 600 --memory 1MiB", "Hi"), 3);
+    unsigned needed = 0;
+    assert_int_equal(
+        sscanf(strstr(output("err"), "needs at least"), "needs at least %u MiB", &needed), 1);
+    char options[128];
+    snprintf(options, sizeof options, "--max-context 600 --max-tokens 9 --memory %uMiB", needed);
+    assert_int_equal(talk(options, "/stats\nHi\nAnd?\n/stats\n"), 0);
+    assert_said("2 messages; decoded 16 tokens, ");
+    const char *first = strstr(output("err"), "bound by ");
+    assert_non_null(first); /* of /stats, once there was a reply */
+    const char *last = strstr(first + 1, "bound by ");
+    assert_non_null(last);
+    assert_null(strstr(last + 1, "bound by "));
+    if (strncmp(last, "bound by disk", 13) == 0)
+        assert_non_null(strstr(last, "; with /memory "));
 }
 
 static void test_ends(void **state)
@@ -436,6 +460,7 @@ int main(void)
         TEST(test_long_messages),
         TEST(test_memory),
         TEST(test_pictures_wait_for_memory),
+        TEST(test_bound),
         TEST(test_ends),
         TEST(test_typed),
         TEST(test_ctrl_c),

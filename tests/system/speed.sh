@@ -43,6 +43,16 @@ is forecast.disk_bytes_per_s 1000
 is io.slots 12
 plan --memory 20MiB
 is forecast.bound disk
+
+# A run and a conversation read as far ahead as the disk wants.
+for command in "run --prompt hi" chat; do
+    for kept in "$scratch/cache" /proc/none; do
+        echo hi | XDG_CACHE_HOME=$kept "$cenote" $command "$model" --threads 1 --memory 64MiB \
+            --max-tokens 2 --json >out 2>err || fail "$command"
+        echo "$(get memory.staging_bytes)"
+    done >staging
+    [ "$(head -n 1 staging)" -gt "$(tail -n 1 staging)" ] || fail "$command reads no further ahead"
+done
 plan --measure
 [ "$(get forecast.disk_bytes_per_s)" != 1000 ] || fail "--measure took the kept rate"
 
