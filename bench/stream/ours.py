@@ -79,6 +79,11 @@ class Cenote:
                 str(max_tokens), "--memory", str(memory_bytes), "--threads",
                 str(threads or self.threads), "--json", "--quiet", *more]
 
+    def chat_command(self, checkpoint, memory_bytes, *more):
+        """One token an answer; a message a line of the input."""
+        return [self.path, "chat", checkpoint, "--max-tokens", "1", "--memory", str(memory_bytes),
+                "--threads", str(self.threads), "--json", "--quiet", "--draft", "off", *more]
+
 
 # ---- checkpoints ----
 

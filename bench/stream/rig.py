@@ -231,8 +231,9 @@ class Rig:
         elif cap_bytes_per_s:
             self.cap_bytes_per_s = cap_bytes_per_s
 
-    def run(self, command, limit_bytes=None, capped=True, timeout_s=300, env=None):
-        """@return what happened, as a dictionary that goes into the results as it is."""
+    def run(self, command, limit_bytes=None, capped=True, timeout_s=300, env=None, typed=""):
+        """@typed goes to the standard input. @return what happened, as a dictionary that goes into
+        the results as it is."""
         members = self.groups.open()
         try:
             if limit_bytes is not None:
@@ -240,7 +241,7 @@ class Rig:
             if capped and self.cap_bytes_per_s:
                 self.groups.cap(self.disk, self.cap_bytes_per_s)
             before = self.groups.counts()
-            outcome = self._run(command, members, timeout_s, env)
+            outcome = self._run(command, members, timeout_s, env, typed)
             after = self.groups.counts()
         finally:
             self.groups.close()
@@ -251,16 +252,18 @@ class Rig:
             outcome["oom_kills"] = after["oom_kills"]
         return outcome
 
-    def _run(self, command, members, timeout_s, env):
+    def _run(self, command, members, timeout_s, env, typed):
         def begin():
             raise_priority()
             for path in members:
                 write_text(path, os.getpid())
 
         start = time.monotonic()
-        with tempfile.TemporaryFile("w+") as errors:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                     stderr=errors, text=True, preexec_fn=begin,
+        with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryFile("w+") as given:
+            given.write(typed)
+            given.seek(0)
+            child = subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=errors,
+                                     text=True, preexec_fn=begin,
                                      env=dict(os.environ, **(env or {})))
             late = threading.Event()
             timer = threading.Timer(timeout_s, lambda: (late.set(), kill_session(child.pid)))
