@@ -19,7 +19,7 @@
 
 #include "../dense_bench.h"
 
-#define PANEL_BYTES  (UINT64_C(1) << 20)
+#define CALL_BYTES   (UINT64_C(1) << 24) /* 16 panels, as decoding takes them */
 #define MATRICES_MAX 1024u
 #define FILES_MAX    64u
 
@@ -133,15 +133,15 @@ static void matrices_load(decoder *d)
 static void multiply(qwen_kernels *kernels, const matrix *m, const float *x, float *y)
 {
     uint64_t n = m->info.shape[0], k = m->info.shape[1], row_bytes = k * 2;
-    uint64_t panel_rows = PANEL_BYTES / row_bytes / 16 * 16;
-    for (uint64_t row = 0; row < n; row += panel_rows) {
+    uint64_t call_rows = CALL_BYTES / row_bytes / 16 * 16;
+    for (uint64_t row = 0; row < n; row += call_rows) {
         qwen_product product = {.a = x,
                                 .a_stride = k,
                                 .m = 1,
                                 .k = k,
                                 .w = m->data + row * row_bytes,
                                 .w_dtype = CENOTE_DTYPE_BF16,
-                                .n = n - row < panel_rows ? n - row : panel_rows,
+                                .n = n - row < call_rows ? n - row : call_rows,
                                 .c = y + row,
                                 .c_stride = n};
         qwen_gemv(kernels, &product, 1);

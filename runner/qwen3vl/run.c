@@ -9,8 +9,6 @@
 /* Queries of one call: at 47,000 patches (a 12-megapixel photo) of the 2B tower some 50 GFLOP, a
  * second of two cores; and still a tile or more for each thread. */
 #define STRIP_QUERIES 256u
-/* Of one product: a few hundred microseconds' work, so that the disk is looked after in between. */
-#define DECODE_PANELS 16u
 
 uint64_t qwen_now_ns(void)
 {
@@ -104,13 +102,13 @@ static qwen_product product_of(const qwen_run *run, const qwen_linear *linear,
 cenote_status qwen_run_linear(qwen_run *run, const qwen_linear *linear, const qwen_rows *rows,
                               cenote_error *err)
 {
-    cenote_panel panels[DECODE_PANELS];
-    qwen_product products[DECODE_PANELS];
+    cenote_panel panels[QWEN_DECODE_PANELS];
+    qwen_product products[QWEN_DECODE_PANELS];
     uint32_t count;
     for (uint64_t rows_done = 0; rows_done < linear->n;) {
         cenote_status status = qwen_run_go_on(run, err);
         if (status == CENOTE_OK)
-            status = cenote_stream_next_several(run->stream, rows->decode ? DECODE_PANELS : 1,
+            status = cenote_stream_next_several(run->stream, rows->decode ? QWEN_DECODE_PANELS : 1,
                                                 panels, &count, err);
         if (status != CENOTE_OK)
             return status;

@@ -11,6 +11,10 @@
 #include "layout.h"
 #include "model.h"
 
+/* Panels of one product while decoding: a few hundred microseconds' work, so that the disk is
+ * looked after in between. */
+#define QWEN_DECODE_PANELS 16u
+
 /** A run of prompt tokens that share a rule for their positions. */
 typedef struct qwen_span {
     uint64_t first; /**< token index */

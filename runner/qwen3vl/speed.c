@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How fast a plan will be: the rates of this machine, and max(reads / disk, weights / kernels).
  *
- * The kernels' rate is measured as decoding uses them: panels of 1 MiB, one row, all threads, over
- * more memory than any common cache holds. */
+ * The kernels' rate is measured as decoding uses them: panels of 1 MiB, several a call, one row,
+ * all threads, over more memory than any common cache holds. */
+#include <assert.h>
 #include <string.h>
 
 #include <cenote/bf12.h>
@@ -16,6 +17,7 @@
 #define PANEL_BYTES   ((uint64_t)PANEL_ROWS * PANEL_COLUMNS * 2)
 #define PANELS        96u
 #define PASSES        3u
+static_assert(PANELS % QWEN_DECODE_PANELS == 0, "whole calls");
 /* Of the plain bytes, that 12 bits take. */
 #define PACKED_SHARE 0.751
 /* Of a plain loop's rate: products that reach it are waiting for memory. */
@@ -33,14 +35,14 @@ struct course {
     float *y;
 };
 
-/* Numbers as weights are: 23 bits of a generator for sign and mantissa, exponents close together.
+/* Numbers as weights are: each smaller exponent half as likely, so that a few do not fit 12 bits.
  */
 static void fill_panel(uint16_t *panel, uint32_t seed)
 {
     uint32_t state = seed * 2654435761u + 1;
     for (uint64_t i = 0; i < PANEL_BYTES / 2; i++) {
         state = state * 1664525u + 1013904223u;
-        uint32_t exponent = 121 - (uint32_t)__builtin_ctz(state >> 20 | 64);
+        uint32_t exponent = 121 - (uint32_t)__builtin_ctz(state >> 10 | 1u << 20);
         panel[i] = (uint16_t)((state >> 16 & 0x8000u) | exponent << 7 | (state >> 9 & 0x7fu));
     }
 }
@@ -66,46 +68,52 @@ static double now_s(void)
     return 1e-9 * (double)qwen_now_ns();
 }
 
-static void multiply(const struct course *course, const void *panel, cenote_encoding encoding)
+/* The products of a call of decoding, from @p first on. */
+static void multiply(const struct course *course, const unsigned char *first, uint64_t panel_bytes,
+                     cenote_encoding encoding)
 {
-    const qwen_product product = {
-        .a = course->x,
-        .a_stride = PANEL_COLUMNS,
-        .m = 1,
-        .k = PANEL_COLUMNS,
-        .w = panel,
-        .w_dtype = CENOTE_DTYPE_BF16,
-        .w_encoding = encoding,
-        .n = PANEL_ROWS,
-        .c = course->y,
-        .c_stride = PANEL_ROWS,
-    };
-    qwen_gemv(course->kernels, &product, 1);
+    qwen_product products[QWEN_DECODE_PANELS];
+    for (uint32_t i = 0; i < QWEN_DECODE_PANELS; i++)
+        products[i] = (qwen_product){
+            .a = course->x,
+            .a_stride = PANEL_COLUMNS,
+            .m = 1,
+            .k = PANEL_COLUMNS,
+            .w = first + i * panel_bytes,
+            .w_dtype = CENOTE_DTYPE_BF16,
+            .w_encoding = encoding,
+            .n = PANEL_ROWS,
+            .c = course->y + i * PANEL_ROWS,
+            .c_stride = PANEL_ROWS,
+        };
+    qwen_gemv(course->kernels, products, QWEN_DECODE_PANELS);
 }
 
 static void multiply_plain(const struct course *course, uint32_t panel)
 {
-    multiply(course, course->plain + panel * PANEL_BYTES, CENOTE_ENCODING_PLAIN);
+    multiply(course, course->plain + panel * PANEL_BYTES, PANEL_BYTES, CENOTE_ENCODING_PLAIN);
 }
 
 static void multiply_packed(const struct course *course, uint32_t panel)
 {
-    multiply(course, course->packed + panel * course->packed_bytes, CENOTE_ENCODING_BF12);
+    multiply(course, course->packed + panel * course->packed_bytes, course->packed_bytes,
+             CENOTE_ENCODING_BF12);
 }
 
 typedef uint64_t words __attribute__((vector_size(32)));
 
-/* A rank's share of a panel, in four streams as the products have them. */
+/* A rank's share of as many panels, in four streams as the products have them. */
 static void read_share(void *argument, unsigned rank, unsigned size)
 {
-    const words *panel = argument;
+    const words *panels = argument;
     unsigned long first, count;
-    cenote_team_share(PANEL_BYTES / sizeof(words), 4, rank, size, &first, &count);
+    cenote_team_share(QWEN_DECODE_PANELS * PANEL_BYTES / sizeof(words), 4, rank, size, &first,
+                      &count);
     words sums[4] = {0};
     unsigned long quarter = count / 4;
     for (unsigned long i = 0; i < quarter; i++)
         for (unsigned s = 0; s < 4; s++)
-            sums[s] += panel[first + s * quarter + i];
+            sums[s] += panels[first + s * quarter + i];
     words sum = sums[0] + sums[1] + sums[2] + sums[3];
     __asm__ volatile("" : : "m"(sum)); /* somebody wants it */
 }
@@ -123,7 +131,7 @@ static double best_rate(const struct course *course,
     double best = 0;
     for (uint32_t pass = 0; pass < PASSES; pass++) {
         double start = now_s();
-        for (uint32_t p = 0; p < PANELS; p++)
+        for (uint32_t p = 0; p < PANELS; p += QWEN_DECODE_PANELS)
             work(course, p);
         double rate = (double)(PANELS * PANEL_BYTES) / (now_s() - start);
         best = rate > best ? rate : best;
@@ -136,7 +144,7 @@ static cenote_status run_course(cenote_pool *pool, cenote_team *team, qwen_speed
 {
     struct course course = {.team = team,
                             .packed_bytes = cenote_bf12_bytes_max(PANEL_ROWS, PANEL_COLUMNS)};
-    uint64_t rows_bytes = (PANEL_COLUMNS + PANEL_ROWS) * sizeof(float);
+    uint64_t rows_bytes = (PANEL_COLUMNS + QWEN_DECODE_PANELS * PANEL_ROWS) * sizeof(float);
     void *block;
     cenote_status status =
         qwen_kernels_create(QWEN_ISA_AUTO, team, pool, PANEL_COLUMNS, &course.kernels, err);
