@@ -157,37 +157,142 @@ static void test_widen(void **state)
     assert_int_equal(wide.count, 50);
 }
 
+/* Holes at and across every edge that the tree has: words, leaves of 256, pairs of leaves. */
+static void test_find_across_edges(void **state)
+{
+    (void)state;
+    static const uint64_t edges[] = {64, 128, 256, 512, 1024, 2048, 3000};
+    for (unsigned i = 0; i < sizeof edges / sizeof edges[0]; i++) {
+        for (uint64_t before = 0; before < 3; before++) {
+            open_range(3100);
+            uint64_t first = edges[i] - before;
+            struct cn_run run, low = {0, first}, high = {first + 5, 3100 - first - 5};
+            cn_page_runs_take(&runs, low);
+            cn_page_runs_take(&runs, high);
+            assert_null(cn_page_runs_check(&runs));
+            assert_int_equal(cn_page_runs_largest_hole(&runs), 5);
+            assert_false(cn_page_runs_find(&runs, 6, &run));
+            for (uint64_t count = 1; count <= 5; count++) {
+                assert_true(cn_page_runs_find(&runs, count, &run));
+                assert_int_equal(run.first, first);
+            }
+            assert_int_equal(take(5), first);
+            give(0);
+            assert_int_equal(cn_page_runs_largest_hole(&runs), first);
+            (void)close_range(NULL);
+        }
+    }
+}
+
+static void test_idle_chunks(void **state)
+{
+    (void)state;
+    struct cn_run run;
+    open_range(200); /* seven chunks, the last of 8 granules */
+    cn_page_runs_commit(&runs, (struct cn_run){0, 100});
+    cn_page_runs_commit(&runs, (struct cn_run){190, 10});
+    assert_int_equal(runs.chunk_count, 6);
+    assert_true(cn_page_runs_idle_chunks(&runs, 200, &run));
+    assert_int_equal(run.first, 160); /* 190 and 191 lie in the chunk before the last */
+    assert_int_equal(run.count, 40);
+    assert_true(cn_page_runs_idle_chunks(&runs, 160, &run));
+    assert_int_equal(run.first, 0);
+    assert_int_equal(run.count, 128);
+    assert_int_equal(take(33), 0);
+    assert_true(cn_page_runs_idle_chunks(&runs, 160, &run));
+    assert_int_equal(run.first, 64);
+    give(0);
+    assert_int_equal(take(1), 0);
+    assert_true(cn_page_runs_idle_chunks(&runs, 160, &run));
+    assert_int_equal(run.first, 32);
+    cn_page_runs_decommit(&runs, (struct cn_run){32, 96});
+    assert_false(cn_page_runs_idle_chunks(&runs, 160, &run));
+    struct cn_run whole = cn_page_runs_whole_chunks(&runs, (struct cn_run){31, 2});
+    assert_int_equal(whole.first, 0);
+    assert_int_equal(whole.count, 64);
+    whole = cn_page_runs_whole_chunks(&runs, (struct cn_run){199, 1});
+    assert_int_equal(whole.first, 192);
+    assert_int_equal(whole.count, 8);
+}
+
+/* A chunk goes when the hand finds it twice and it was in no block meanwhile. */
+static void test_decay(void **state)
+{
+    (void)state;
+    struct cn_run run;
+    open_range(160);
+    assert_false(cn_page_runs_decay(&runs, &run)); /* nothing is touched */
+    cn_page_runs_commit(&runs, (struct cn_run){0, 96});
+    assert_int_equal(take(96), 0);
+    give(0);
+    assert_int_equal(take(10), 0);
+    for (unsigned i = 0; i < 3; i++) /* chunks 2 and 1 lose their marks; 0 is busy */
+        assert_false(cn_page_runs_decay(&runs, &run));
+    assert_int_equal(take(30), 10); /* reaches into chunk 1 */
+    give(10);
+    assert_true(cn_page_runs_decay(&runs, &run));
+    assert_int_equal(run.first, 64);
+    assert_int_equal(run.count, 32);
+    cn_page_runs_decommit(&runs, run);
+    assert_false(cn_page_runs_decay(&runs, &run)); /* 1 was used, and has its chance */
+    assert_false(cn_page_runs_decay(&runs, &run)); /* 0 */
+    assert_true(cn_page_runs_decay(&runs, &run));
+    assert_int_equal(run.first, 32);
+    cn_page_runs_decommit(&runs, run);
+    for (unsigned i = 0; i < 5; i++)
+        assert_false(cn_page_runs_decay(&runs, &run));
+}
+
+#define BREAK(what, change, repair)                                                                \
+    do {                                                                                           \
+        change;                                                                                    \
+        const char *broken = cn_page_runs_check(&runs);                                            \
+        if (broken == NULL || strstr(broken, what) == NULL)                                        \
+            fail_msg("`%s` instead of `%s`", broken != NULL ? broken : "nothing", what);           \
+        repair;                                                                                    \
+        assert_null(cn_page_runs_check(&runs));                                                    \
+    } while (0)
+
 static void test_check_sees_what_is_broken(void **state)
 {
     (void)state;
-    open_range(100);
+    open_range(1000);
     take(10);
-    runs.used_count++;
-    assert_non_null(cn_page_runs_check(&runs));
-    runs.used_count--;
-    runs.first[0] |= 1u << 20;
-    assert_non_null(cn_page_runs_check(&runs));
-    runs.first[0] &= ~(UINT64_C(1) << 20);
-    runs.used[1] |= UINT64_C(1) << 50;
-    assert_non_null(cn_page_runs_check(&runs));
-    runs.used[1] = 0;
-    runs.free_hint = 50;
-    assert_non_null(cn_page_runs_check(&runs));
-    runs.free_hint = 10;
-    runs.committed[0] = 1;
-    assert_non_null(cn_page_runs_check(&runs));
-    runs.committed[0] = 0;
-    assert_null(cn_page_runs_check(&runs));
+    cn_page_runs_commit(&runs, (struct cn_run){0, 12});
+    const uint64_t bit = 1;
+    BREAK("used granules", runs.used_count++, runs.used_count--);
+    BREAK("blocks", runs.block_count++, runs.block_count--);
+    BREAK("committed granules", runs.committed_count--, runs.committed_count++);
+    BREAK("touched chunks", runs.chunk_count--, runs.chunk_count++);
+    BREAK("begins", runs.first[0] ^= bit << 20, runs.first[0] ^= bit << 20);
+    BREAK("no block", runs.first[0] ^= bit, runs.first[0] ^= bit);
+    BREAK("above the last", runs.used[15] ^= bit << 50, runs.used[15] ^= bit << 50);
+    BREAK("busy", runs.busy[0] ^= bit << 3, runs.busy[0] ^= bit << 3);
+    BREAK("busy", runs.busy[0] ^= bit, runs.busy[0] ^= bit);
+    BREAK("touched", runs.touched[0] ^= bit << 3, runs.touched[0] ^= bit << 3);
+    BREAK("hand", runs.hand = 33, runs.hand = 0);
+    /* Each number of each node of the tree of holes: too large, and too small. */
+    for (uint64_t i = 1; i < 2 * runs.holes.leaf_count; i++) {
+        uint32_t *const numbers[] = {&runs.holes.nodes[i].head, &runs.holes.nodes[i].tail,
+                                     &runs.holes.nodes[i].longest};
+        for (unsigned n = 0; n < 3; n++) {
+            BREAK("tree of holes", ++*numbers[n], --*numbers[n]);
+            BREAK("tree of holes", --*numbers[n], ++*numbers[n]);
+        }
+    }
 }
 
 /* ---- random operations against arrays ---- */
 
-#define MODEL_MAX 300
+#define MODEL_MAX  1300
+#define CHUNKS_MAX (MODEL_MAX / CN_CHUNK_GRANULES + 1)
 
 struct model {
     uint64_t granules;
     unsigned block[MODEL_MAX]; /* 0 free, else the block's number */
     bool committed[MODEL_MAX];
+    bool recent[CHUNKS_MAX];
+    uint64_t hand;
     unsigned next;
 };
 
@@ -216,8 +321,10 @@ static void model_alloc(struct model *m, uint64_t count)
     assert_int_equal(run.first, first);
     cn_page_runs_take(&runs, run);
     m->next++;
-    for (uint64_t i = 0; i < count; i++)
-        m->block[first + i] = m->next;
+    for (uint64_t i = first; i < first + count; i++) {
+        m->block[i] = m->next;
+        m->recent[i / CN_CHUNK_GRANULES] = true;
+    }
 }
 
 static void model_free(struct model *m, uint64_t first)
@@ -246,25 +353,75 @@ static void model_commit(struct model *m, struct cn_run run, bool value)
         m->committed[i] = value;
 }
 
-/* Every idle run from the top down, against a walk over the arrays. */
-static void model_idle(const struct model *m)
+static bool is_idle(const struct model *m, uint64_t granule)
+{
+    return m->committed[granule] && m->block[granule] == 0;
+}
+
+struct chunk {
+    bool busy, touched;
+};
+
+static struct chunk chunk_of(const struct model *m, uint64_t chunk)
+{
+    struct chunk c = {false, false};
+    for (uint64_t i = chunk * 32; i < (chunk + 1) * 32 && i < m->granules; i++) {
+        c.busy |= m->block[i] != 0;
+        c.touched |= m->committed[i];
+    }
+    return c;
+}
+
+static bool is_idle_chunk(const struct model *m, uint64_t granule)
+{
+    struct chunk c = chunk_of(m, granule / CN_CHUNK_GRANULES);
+    return c.touched && !c.busy;
+}
+
+/* Every run of such granules from the top down, against a walk over the arrays. */
+static void model_runs(const struct model *m, bool (*is)(const struct model *m, uint64_t granule),
+                       bool (*next)(const struct cn_page_runs *r, uint64_t below,
+                                    struct cn_run *out_run))
 {
     uint64_t below = m->granules, end = m->granules;
     struct cn_run run;
     for (;;) {
-        while (end > 0 && !(m->committed[end - 1] && m->block[end - 1] == 0))
+        while (end > 0 && !is(m, end - 1))
             end--;
-        bool found = cn_page_runs_idle(&runs, below, &run);
+        bool found = next(&runs, below, &run);
         assert_int_equal(found, end > 0);
         if (!found)
             break;
         uint64_t first = end;
-        while (first > 0 && m->committed[first - 1] && m->block[first - 1] == 0)
+        while (first > 0 && is(m, first - 1))
             first--;
         assert_int_equal(run.first, first);
         assert_int_equal(run.count, end - first);
         below = end = first;
     }
+}
+
+/* One step of the clock, chunk by chunk. What may go goes. */
+static void model_decay(struct model *m)
+{
+    uint64_t chunks = cn_chunks_of(m->granules), chunk = m->hand, steps = 0;
+    do
+        chunk = (chunk + chunks - 1) % chunks;
+    while (!chunk_of(m, chunk).touched && ++steps < chunks);
+    bool goes = false;
+    if (steps < chunks) {
+        m->hand = chunk;
+        if (!chunk_of(m, chunk).busy) {
+            goes = !m->recent[chunk];
+            m->recent[chunk] = false;
+        }
+    }
+    struct cn_run run;
+    assert_int_equal(cn_page_runs_decay(&runs, &run), goes);
+    if (!goes)
+        return;
+    assert_int_equal(run.first, chunk * CN_CHUNK_GRANULES);
+    model_commit(m, run, false);
 }
 
 static void random_round(uint64_t seed)
@@ -277,7 +434,7 @@ static void random_round(uint64_t seed)
     for (unsigned step = 0; step < 2000; step++) {
         struct cn_run run = {random_below(m.granules), 0};
         run.count = 1 + random_below(m.granules - run.first);
-        switch (random_below(8)) {
+        switch (random_below(9)) {
         case 0:
             model_alloc(&m, 1 + random_below(m.granules + 2));
             break;
@@ -290,10 +447,20 @@ static void random_round(uint64_t seed)
         case 5:
             model_free(&m, run.first);
             break;
+        case 6:
+            model_decay(&m);
+            break;
         default:
             model_commit(&m, run, random_below(2));
         }
-        model_idle(&m);
+        uint64_t top = m.granules;
+        while (top > 0 && m.block[top - 1] == 0)
+            top--;
+        assert_int_equal(cn_page_runs_top(&runs), top);
+        if (step % 4 == 0) {
+            model_runs(&m, is_idle, cn_page_runs_idle);
+            model_runs(&m, is_idle_chunk, cn_page_runs_idle_chunks);
+        }
         const char *broken = cn_page_runs_check(&runs);
         if (broken != NULL)
             fail_msg("seed %" PRIu64 ", step %u: %s", seed, step, broken);
@@ -320,6 +487,9 @@ int main(void)
         cmocka_unit_test_teardown(test_whole_range, close_range),
         cmocka_unit_test_teardown(test_commitment, close_range),
         cmocka_unit_test_teardown(test_widen, close_range),
+        cmocka_unit_test_teardown(test_find_across_edges, close_range),
+        cmocka_unit_test_teardown(test_idle_chunks, close_range),
+        cmocka_unit_test_teardown(test_decay, close_range),
         cmocka_unit_test_teardown(test_check_sees_what_is_broken, close_range),
         cmocka_unit_test_teardown(test_random, close_range),
     };
