@@ -7,6 +7,7 @@ set(CENOTE_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/cenote)
 install(TARGETS cenote EXPORT cenoteTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY include/cenote DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h")
+install(DIRECTORY share/hardware DESTINATION ${CMAKE_INSTALL_DATADIR}/cenote)
 install(EXPORT cenoteTargets NAMESPACE cenote:: DESTINATION ${CENOTE_PACKAGE_DIR})
 
 configure_package_config_file(cmake/cenoteConfig.cmake.in ${PROJECT_BINARY_DIR}/cenoteConfig.cmake

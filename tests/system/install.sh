@@ -9,7 +9,8 @@ prefix=$scratch/first
 "$CMAKE" --install "$build" --prefix "$prefix" >/dev/null
 
 for file in bin/cenote share/man/man1/cenote.1 \
-    share/cenote/models/qwen3vl-tiny/config.json include/cenote/cenote.h; do
+    share/cenote/models/qwen3vl-tiny/config.json share/cenote/hardware/sm61.conf \
+    include/cenote/cenote.h; do
     [ -e "$prefix/$file" ] || { echo "not installed: $file"; exit 1; }
 done
 library=$(find "$prefix" -name libcenote.so)

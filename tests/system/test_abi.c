@@ -56,6 +56,14 @@ static void test_reports(void **state)
     AT(cenote_error, message, 4);
     SIZE(cenote_machine_memory, 48);
     SIZE(cenote_process_memory, 32);
+    SIZE(cenote_cache, 24);
+    SIZE(cenote_device_shape, 16);
+    SIZE(cenote_hardware, 184);
+    AT(cenote_hardware, l3, 112);
+    AT(cenote_hardware, vector_bytes, 144);
+    AT(cenote_hardware, device, 168);
+    SIZE(cenote_gemm_shape, 40);
+    SIZE(cenote_gemm_blocks, 24);
     SIZE(cenote_reclaim_stats, 24);
     SIZE(cenote_budget_stats, 152);
     AT(cenote_budget_stats, reclaim, 32);
