@@ -203,6 +203,8 @@ static void run(unsigned threads, const char *core_type, unsigned repetitions)
 /* ---- libxsmm's kernels and our tiles ---- */
 
 #ifdef BENCH_XSMM
+#define SUMS_STRIDE 128u
+
 typedef struct tile_case {
     unsigned strips, rows;
     const qwen_gemm_ops *ops;
@@ -220,10 +222,12 @@ static void run_own(const tile_case *t)
             qwen_gemm_tile tile = {
                 .rows = rows,
                 .strips = strips,
-                .depth = QWEN_GEMM_DEPTH,
+                .depth = QWEN_GEMM_DEPTH_MAX,
                 .a = t->a + i * QWEN_GEMM_A_STRIDE,
-                .packed = t->own_packed + s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP,
-                .sums = t->own_sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP,
+                .packed = t->own_packed + s * QWEN_GEMM_DEPTH_MAX * QWEN_GEMM_STRIP,
+                .strip_stride = QWEN_GEMM_DEPTH_MAX * QWEN_GEMM_STRIP,
+                .sums = t->own_sums + i * SUMS_STRIDE + s * QWEN_GEMM_STRIP,
+                .sums_stride = SUMS_STRIDE,
             };
             t->ops->tile(&tile);
         }
@@ -235,22 +239,22 @@ static void fill_tile(tile_case *t)
     uint64_t state = 1;
     for (unsigned i = 0; i < t->rows * QWEN_GEMM_A_STRIDE; i++)
         t->a[i] = bench_random(&state);
-    for (unsigned k = 0; k < QWEN_GEMM_DEPTH; k++)
+    for (unsigned k = 0; k < QWEN_GEMM_DEPTH_MAX; k++)
         for (unsigned j = 0; j < width; j++) {
             unsigned strip = j / QWEN_GEMM_STRIP;
             float value = bench_random(&state);
             t->xsmm_packed[k * width + j] = value;
-            t->own_packed[(strip * QWEN_GEMM_DEPTH + k) * QWEN_GEMM_STRIP + j % QWEN_GEMM_STRIP] =
-                value;
+            t->own_packed[(strip * QWEN_GEMM_DEPTH_MAX + k) * QWEN_GEMM_STRIP +
+                          j % QWEN_GEMM_STRIP] = value;
         }
-    memset(t->own_sums, 0, t->rows * QWEN_GEMM_WIDTH * sizeof(float));
-    memset(t->xsmm_sums, 0, t->rows * QWEN_GEMM_WIDTH * sizeof(float));
+    memset(t->own_sums, 0, t->rows * SUMS_STRIDE * sizeof(float));
+    memset(t->xsmm_sums, 0, t->rows * SUMS_STRIDE * sizeof(float));
 }
 
 static bool same_sums(const tile_case *t)
 {
     for (unsigned i = 0; i < t->rows; i++)
-        if (memcmp(t->own_sums + i * QWEN_GEMM_WIDTH, t->xsmm_sums + i * QWEN_GEMM_WIDTH,
+        if (memcmp(t->own_sums + i * SUMS_STRIDE, t->xsmm_sums + i * SUMS_STRIDE,
                    t->strips * QWEN_GEMM_STRIP * sizeof(float)) != 0)
             return false;
     return true;
@@ -260,10 +264,10 @@ static void run_tile(bench_rig *rig, const qwen_gemm_ops *ops, unsigned strips, 
                      unsigned repetitions)
 {
     int width = (int)(strips * QWEN_GEMM_STRIP), a_stride = QWEN_GEMM_A_STRIDE;
-    int sums_stride = QWEN_GEMM_WIDTH, flags = LIBXSMM_PREFETCH_NONE;
+    int sums_stride = SUMS_STRIDE, flags = LIBXSMM_PREFETCH_NONE;
     float one = 1.0f;
     tile_case t = {.strips = strips, .rows = rows, .ops = ops};
-    t.kernel = libxsmm_smmdispatch(width, (int)rows, QWEN_GEMM_DEPTH, &width, &a_stride,
+    t.kernel = libxsmm_smmdispatch(width, (int)rows, QWEN_GEMM_DEPTH_MAX, &width, &a_stride,
                                    &sums_stride, &one, &one, NULL, &flags);
     if (t.kernel == NULL) {
         printf("    %3d columns %2u rows: libxsmm has no kernel\n", width, rows);
@@ -281,8 +285,8 @@ static void run_tile(bench_rig *rig, const qwen_gemm_ops *ops, unsigned strips, 
     bool same = same_sums(&t);
 
     bench_series own = {0}, xsmm = {0};
-    unsigned turns = 20000000 / (strips * QWEN_GEMM_STRIP * rows * QWEN_GEMM_DEPTH) + 1;
-    double giga_flop = 2e-9 * turns * strips * QWEN_GEMM_STRIP * rows * QWEN_GEMM_DEPTH;
+    unsigned turns = 20000000 / (strips * QWEN_GEMM_STRIP * rows * QWEN_GEMM_DEPTH_MAX) + 1;
+    double giga_flop = 2e-9 * turns * strips * QWEN_GEMM_STRIP * rows * QWEN_GEMM_DEPTH_MAX;
     for (unsigned r = 0; r < repetitions; r++) {
         double begin = bench_now();
         for (unsigned i = 0; i < turns; i++)

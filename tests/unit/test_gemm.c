@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "dense_support.h"
+#include "kernels_impl.h"
 
 #define K_MAX        3000u
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -78,8 +79,8 @@ static void test_definition_is_near_the_sum(void **state)
     }
 }
 
-/* Tiles are 4, 6 and 12 rows by 16 and 32 columns; k goes in steps of 256, rows in chunks of 256
- * and columns in groups of 128. */
+/* Tiles are 4, 6 and 12 rows by 16 and 32 columns; k goes in steps of up to 256, rows and columns
+ * in groups of some hundred. */
 static void test_shapes(void **state)
 {
     static const uint64_t sizes[][3] = {
@@ -151,6 +152,40 @@ static void test_threads_and_cuts_change_nothing(void **state)
         free(expected);
         dense_case_fini(&test);
     }
+}
+
+/* Caches decide how a product is cut: depths from 16 to the most that scratch holds, groups of one
+ * strip to those of the least depth. */
+static void test_machines_change_nothing(void **state)
+{
+    static const cenote_hardware machines[] = {
+        {.l1d = {64, 64, 1, 1, 0}, .l2 = {64, 64, 1, 1, 0}, .l3 = {64, 64, 1, 1, 0}},
+        {.l1d = {64, 64, 1, 1, 0}, .l2 = {1 << 30, 64, 16, 1, 0}},
+        {.l1d = {8192, 64, 8, 1, 0}, .l2 = {32768, 64, 4, 1, 0}, .l3 = {65536, 64, 8, 1, 0}},
+        {.l1d = {1 << 20, 64, 16, 1, 0}, .l2 = {1024, 64, 1, 1, 0}},
+        {.l1d = {1 << 20, 64, 16, 1, 0}, .l2 = {1 << 30, 64, 16, 1, 0}},
+        {.cores = 1, .cpus = 64},
+    };
+    const dense_shape shapes[] = {
+        {40, 530, 140, CENOTE_DTYPE_BF16, 1, true, true},
+        {300, 77, 19, CENOTE_DTYPE_F16, 3, false, true},
+        {17, 300, 2500, CENOTE_DTYPE_F32, 0, true, false},
+    };
+    dense_rig rig;
+    open_or_skip(&rig, state, 2);
+    for (size_t s = 0; s < COUNT(shapes); s++) {
+        dense_case test;
+        dense_case_init(&test, &shapes[s], s + 60);
+        float *expected = defined(&test);
+        for (size_t i = 0; i < COUNT(machines); i++) {
+            rig.kernels->hardware = machines[i];
+            dense_case_run(&test, rig.kernels, qwen_gemm, shapes[s].n, shapes[s].m);
+            dense_case_check(&test, expected);
+        }
+        free(expected);
+        dense_case_fini(&test);
+    }
+    dense_rig_close(&rig);
 }
 
 /* Infinities, NaNs of both kinds, denormals, largest and smallest weights, each in its own column
@@ -244,6 +279,7 @@ int main(void)
         FOR_EACH_ISA(test_every_tile_height),
         FOR_EACH_ISA(test_tails_and_odd_addresses),
         FOR_EACH_ISA(test_threads_and_cuts_change_nothing),
+        FOR_EACH_ISA(test_machines_change_nothing),
         FOR_EACH_ISA(test_special_weights),
         FOR_EACH_ISA(test_every_half),
         FOR_EACH_ISA(test_bf12),

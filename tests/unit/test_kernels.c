@@ -71,6 +71,28 @@ static void test_auto_takes_the_best(void **state)
     dense_rig_close(&rig);
 }
 
+/* A profile's instruction set is this machine's then; one that cannot be read is said. */
+static void test_profile_is_the_machine(void **state)
+{
+    (void)state;
+    dense_rig rig;
+    assert_true(dense_rig_open(&rig, QWEN_ISA_PORTABLE, 1, 16));
+    qwen_kernels *kernels;
+    cenote_error err;
+    assert_int_equal(setenv("CENOTE_HARDWARE", TEST_SOURCE_DIR "/share/hardware/i5-10210u.conf", 1),
+                     0);
+    assert_int_equal(create(&rig, QWEN_ISA_AVX512, 16, &kernels, &err), CENOTE_E_UNSUPPORTED);
+    assert_int_equal(create(&rig, QWEN_ISA_AUTO, 16, &kernels, NULL), CENOTE_OK);
+    assert_in_range(qwen_kernels_isa(kernels), QWEN_ISA_PORTABLE, QWEN_ISA_AVX2);
+    qwen_kernels_destroy(kernels);
+    assert_int_equal(setenv("CENOTE_HARDWARE", "/no/such.conf", 1), 0);
+    assert_int_equal(create(&rig, QWEN_ISA_AUTO, 16, &kernels, &err), CENOTE_E_IO);
+    assert_ptr_equal(kernels, UNTOUCHED);
+    assert_non_null(strstr(err.message, "/no/such.conf"));
+    unsetenv("CENOTE_HARDWARE");
+    dense_rig_close(&rig);
+}
+
 static void test_bad_environment_is_refused(void **state)
 {
     (void)state;
@@ -225,6 +247,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_environment_names_the_set),
         cmocka_unit_test(test_auto_takes_the_best),
+        cmocka_unit_test(test_profile_is_the_machine),
         cmocka_unit_test(test_bad_environment_is_refused),
         cmocka_unit_test(test_scratch_is_what_was_said),
         cmocka_unit_test(test_scratch_that_does_not_fit),

@@ -3,38 +3,49 @@
  *
  *                 k            strip: 16 rows of w
  *            +----------+      +--+--+--+-..       A group of strips is widened and transposed
- *          n |    w     |  ->  |  |  |  |   DEPTH  for DEPTH elements of k into scratch (L2); a
+ *          n |    w     |  ->  |  |  |  |   depth  for depth elements of k into scratch (L2); a
  *            +----------+      +--+--+--+-..       tile of a's rows is copied beside it (L1), and
  *                 k                                a register tile of c runs over both. Sums of
- *            +----------+      +--+--+--+-..       up to ROWS rows wait in scratch for the next
- *          m |    a     |  ->  | c tile |          DEPTH elements of k, then get bias and c.
- *            +----------+      +--+--+--+-..
+ *            +----------+      +--+--+--+-..       as many rows as there is room for wait in
+ *          m |    a     |  ->  | c tile |          scratch for the next depth elements of k, then
+ *            +----------+      +--+--+--+-..       get bias and c.
  *
  * This is the order of loops of Goto and van de Geijn ("Anatomy of high-performance matrix
  * multiplication", 2008) with the roles of a and b changed: the weights are the small operand.
+ * depth and the strips of a group follow from the caches (cenote_gemm_blocks_get), as far as the
+ * scratch goes, which is the same on every machine so that a plan holds on all of them.
  *
  * Each element of c is one accumulator that takes k in ascending order by fma, whether it sits in
- * a register or waits in scratch. So neither threads, m, panels, tiles nor the constants below
- * can change a bit; docs/kernels.md has the measurements behind them. */
+ * a register or waits in scratch. So neither threads, m, panels, tiles nor blocks can change a bit;
+ * docs/kernels.md has the measurements. */
 #include "gemm_impl.h"
 
 #include <assert.h>
 
 #include "widen_impl.h"
 
+/* How a product is cut. */
+typedef struct gemm_blocks {
+    size_t depth; /* elements of k */
+    size_t width; /* columns of c, whole strips: the group that is packed at a time */
+    size_t rows;  /* of c, whose partial sums are kept; their stride is width */
+} gemm_blocks;
+
 typedef struct gemm_job {
     const qwen_kernels *kernels;
     const qwen_gemm_ops *ops;
     const qwen_product *product;
+    gemm_blocks blocks;
 } gemm_job;
 
 /* A rank's scratch. */
 typedef struct gemm_room {
-    float packed[QWEN_GEMM_STRIPS * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP];
-    float sums[QWEN_GEMM_ROWS * QWEN_GEMM_WIDTH];
+    float packed[QWEN_GEMM_PACKED]; /* [strip][depth][QWEN_GEMM_STRIP] */
+    float sums[QWEN_GEMM_SUMS];     /* [rows][width] */
     union {
         float a[QWEN_GEMM_TILE_ROWS_MAX * QWEN_GEMM_A_STRIDE];
-        uint16_t halves[QWEN_GEMM_STRIP][QWEN_GEMM_DEPTH]; /* a strip to pack, before a is copied */
+        uint16_t halves[QWEN_GEMM_STRIP]
+                       [QWEN_GEMM_DEPTH_MAX]; /* a strip to pack, before a is copied */
     };
 } gemm_room;
 
@@ -45,6 +56,10 @@ typedef struct gemm_area {
 } gemm_area;
 
 static_assert(sizeof(gemm_room) % 64 == 0, "ranks' scratch is aligned to cache lines");
+static_assert(QWEN_GEMM_DEPTH_MAX * QWEN_GEMM_STRIP <= QWEN_GEMM_PACKED, "a strip can be packed");
+/* The least depth is 16, so no group is wider than QWEN_GEMM_PACKED / 16. */
+static_assert(QWEN_GEMM_SUMS / (QWEN_GEMM_PACKED / 16) >= QWEN_GEMM_TILE_ROWS_MAX,
+              "a tile of the widest group has its sums");
 
 static inline uint64_t at_most(uint64_t value, uint64_t limit)
 {
@@ -78,7 +93,7 @@ static void pack_group(const gemm_job *job, const gemm_area *area, uint64_t k_fi
 {
     for (uint64_t j = 0; j < area->columns; j += QWEN_GEMM_STRIP) {
         unsigned rows = (unsigned)at_most(area->columns - j, QWEN_GEMM_STRIP);
-        float *packed = room->packed + j * QWEN_GEMM_DEPTH;
+        float *packed = room->packed + j * job->blocks.depth;
         if (job->product->w_encoding == CENOTE_ENCODING_BF12)
             pack_bf12(job, area->column + j, rows, k_first, depth, room, packed);
         else
@@ -95,6 +110,7 @@ static void add_tile(const gemm_job *job, const gemm_area *area, uint64_t k_firs
     const float *a = product->a + area->row * product->a_stride + k_first;
     job->ops->copy((unsigned)area->rows, depth, a, product->a_stride, room->a);
     const float *next = a + area->rows * product->a_stride;
+    size_t strip_stride = job->blocks.depth * QWEN_GEMM_STRIP;
     unsigned strips = (unsigned)((area->columns + QWEN_GEMM_STRIP - 1) / QWEN_GEMM_STRIP);
     for (unsigned s = 0, end; s < strips; s = end) {
         end = s + (unsigned)at_most(strips - s, job->ops->tile_strips);
@@ -104,8 +120,10 @@ static void add_tile(const gemm_job *job, const gemm_area *area, uint64_t k_firs
             .strips = end - s,
             .depth = depth,
             .a = room->a,
-            .packed = room->packed + s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP,
+            .packed = room->packed + s * strip_stride,
+            .strip_stride = strip_stride,
             .sums = sums + s * QWEN_GEMM_STRIP,
+            .sums_stride = job->blocks.width,
             .first = k_first == 0,
             .ahead = next + ahead * product->a_stride,
             .ahead_rows = (unsigned)(next_rows * end / strips - ahead),
@@ -115,7 +133,7 @@ static void add_tile(const gemm_job *job, const gemm_area *area, uint64_t k_firs
     }
 }
 
-/* One step of DEPTH elements of k for all sums of the area. Its tiles are of nearly equal height:
+/* One step of depth elements of k for all sums of the area. Its tiles are of nearly equal height:
  * a last tile of one row would cost as much as one of six. */
 static void add_step(const gemm_job *job, const gemm_area *area, uint64_t k_first, size_t depth,
                      gemm_room *room)
@@ -127,14 +145,15 @@ static void add_step(const gemm_job *job, const gemm_area *area, uint64_t k_firs
         uint64_t next_end = tile + 1 < tiles ? area->rows * (tile + 2) / tiles : end;
         gemm_area rows = {area->row + row, end - row, area->column, area->columns};
         add_tile(job, &rows, k_first, depth, next_end - end, room,
-                 room->sums + row * QWEN_GEMM_WIDTH);
+                 room->sums + row * job->blocks.width);
     }
 }
 
-static void write_sums(const qwen_product *product, const gemm_area *area, const float *sums)
+static void write_sums(const gemm_job *job, const gemm_area *area, const float *sums)
 {
+    const qwen_product *product = job->product;
     for (uint64_t i = 0; i < area->rows; i++) {
-        const float *sum = sums + i * QWEN_GEMM_WIDTH;
+        const float *sum = sums + i * job->blocks.width;
         float *c = product->c + (area->row + i) * product->c_stride + area->column;
         const float *bias = product->bias != NULL ? product->bias + area->column : NULL;
         for (uint64_t j = 0; j < area->columns; j++) {
@@ -148,25 +167,25 @@ static void write_sums(const qwen_product *product, const gemm_area *area, const
 static void multiply_group(const gemm_job *job, const gemm_area *area, gemm_room *room)
 {
     uint64_t k = job->product->k;
-    for (uint64_t k_first = 0; k_first < k; k_first += QWEN_GEMM_DEPTH) {
-        size_t depth = (size_t)at_most(k - k_first, QWEN_GEMM_DEPTH);
+    for (uint64_t k_first = 0; k_first < k; k_first += job->blocks.depth) {
+        size_t depth = (size_t)at_most(k - k_first, job->blocks.depth);
         pack_group(job, area, k_first, depth, room);
         add_step(job, area, k_first, depth, room);
     }
-    write_sums(job->product, area, room->sums);
+    write_sums(job, area, room->sums);
 }
 
 static void multiply_area(const gemm_job *job, const gemm_area *area, gemm_room *room)
 {
-    uint64_t chunks = (area->rows + QWEN_GEMM_ROWS - 1) / QWEN_GEMM_ROWS;
-    for (uint64_t j = 0; j < area->columns; j += QWEN_GEMM_WIDTH)
+    uint64_t chunks = (area->rows + job->blocks.rows - 1) / job->blocks.rows;
+    for (uint64_t j = 0; j < area->columns; j += job->blocks.width)
         for (uint64_t chunk = 0; chunk < chunks; chunk++) {
             uint64_t row = area->rows * chunk / chunks;
             gemm_area group = {
                 .row = area->row + row,
                 .rows = area->rows * (chunk + 1) / chunks - row,
                 .column = area->column + j,
-                .columns = at_most(area->columns - j, QWEN_GEMM_WIDTH),
+                .columns = at_most(area->columns - j, job->blocks.width),
             };
             multiply_group(job, &group, room);
         }
@@ -231,9 +250,32 @@ static const qwen_gemm_ops *gemm_ops(qwen_isa isa)
     return &qwen_gemm_portable;
 }
 
+/* In the words of BLIS the weights are its A, in strips, and a is its B. Tiles of two strips count
+ * as one: the depth for one is 2 to 4 % faster for them (bench_cache), for what passes through L1
+ * need not stay there. */
+static gemm_blocks blocks_of(const qwen_kernels *kernels, const qwen_gemm_ops *ops,
+                             const qwen_product *product)
+{
+    cenote_gemm_shape shape = {
+        .m = product->n,
+        .n = product->m,
+        .k = product->k,
+        .tile_rows = QWEN_GEMM_STRIP,
+        .tile_columns = ops->tile_rows,
+        .element_bytes = sizeof(float),
+        .threads = cenote_team_size(kernels->team),
+    };
+    cenote_gemm_blocks best = cenote_gemm_blocks_get(&kernels->hardware, &shape);
+    size_t depth = (size_t)at_most(best.kc, QWEN_GEMM_DEPTH_MAX);
+    size_t packed = (size_t)at_most(best.mc * best.kc, QWEN_GEMM_PACKED);
+    size_t width = packed / depth / QWEN_GEMM_STRIP * QWEN_GEMM_STRIP;
+    return (gemm_blocks){depth, width, (size_t)at_most(best.nc, QWEN_GEMM_SUMS / width)};
+}
+
 void qwen_gemm(qwen_kernels *kernels, const qwen_product *product)
 {
-    gemm_job job = {kernels, gemm_ops(kernels->isa), product};
+    const qwen_gemm_ops *ops = gemm_ops(kernels->isa);
+    gemm_job job = {kernels, ops, product, blocks_of(kernels, ops, product)};
     cenote_team_run(kernels->team, multiply_share, &job);
 }
 

@@ -132,7 +132,7 @@ INLINE void tile_of(const unsigned rows, const qwen_gemm_tile *t)
         UNROLL
     for (unsigned h = 0; h < 2; h++)
         sum[i][h] = t->first ? _mm256_setzero_ps()
-                             : _mm256_load_ps(t->sums + i * QWEN_GEMM_WIDTH + h * LANES);
+                             : _mm256_load_ps(t->sums + i * t->sums_stride + h * LANES);
     for (size_t k = 0; k < t->depth;) {
         for (unsigned i = 0; i < t->ahead_rows; i++)
             _mm_prefetch((const char *)(t->ahead + i * t->ahead_stride + k), _MM_HINT_T0);
@@ -143,7 +143,7 @@ INLINE void tile_of(const unsigned rows, const qwen_gemm_tile *t)
     for (unsigned i = 0; i < rows; i++)
         UNROLL
     for (unsigned h = 0; h < 2; h++)
-        _mm256_store_ps(t->sums + i * QWEN_GEMM_WIDTH + h * LANES, sum[i][h]);
+        _mm256_store_ps(t->sums + i * t->sums_stride + h * LANES, sum[i][h]);
 }
 
 #define TILES(X) X(1) X(2) X(3) X(4) X(5) X(6)

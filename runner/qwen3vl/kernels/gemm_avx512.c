@@ -113,7 +113,7 @@ INLINE void add_line(const unsigned rows, const unsigned strips, const qwen_gemm
     __m512 b[2];
     UNROLL
     for (unsigned s = 0; s < strips; s++)
-        b[s] = _mm512_load_ps(t->packed + (s * QWEN_GEMM_DEPTH + k) * QWEN_GEMM_STRIP);
+        b[s] = _mm512_load_ps(t->packed + s * t->strip_stride + k * QWEN_GEMM_STRIP);
     UNROLL
     for (unsigned i = 0; i < rows; i++) {
         __m512 a_ik = _mm512_set1_ps(t->a[i * QWEN_GEMM_A_STRIDE + k]);
@@ -131,7 +131,7 @@ INLINE void tile_of(const unsigned rows, const unsigned strips, const qwen_gemm_
         UNROLL
     for (unsigned s = 0; s < strips; s++)
         sum[i][s] = t->first ? _mm512_setzero_ps()
-                             : _mm512_load_ps(t->sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP);
+                             : _mm512_load_ps(t->sums + i * t->sums_stride + s * QWEN_GEMM_STRIP);
     for (size_t k = 0; k < t->depth;) {
         for (unsigned i = 0; i < t->ahead_rows; i++)
             _mm_prefetch((const char *)(t->ahead + i * t->ahead_stride + k), _MM_HINT_T0);
@@ -142,7 +142,7 @@ INLINE void tile_of(const unsigned rows, const unsigned strips, const qwen_gemm_
     for (unsigned i = 0; i < rows; i++)
         UNROLL
     for (unsigned s = 0; s < strips; s++)
-        _mm512_store_ps(t->sums + i * QWEN_GEMM_WIDTH + s * QWEN_GEMM_STRIP, sum[i][s]);
+        _mm512_store_ps(t->sums + i * t->sums_stride + s * QWEN_GEMM_STRIP, sum[i][s]);
 }
 
 #define TILES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)

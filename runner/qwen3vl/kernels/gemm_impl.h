@@ -7,14 +7,13 @@
 
 /* Columns of c (rows of w) that are packed side by side: one AVX-512 register. */
 #define QWEN_GEMM_STRIP 16u
-/* Elements of k packed at a time: a strip of them is 16 KiB, half of a common L1 cache. */
-#define QWEN_GEMM_DEPTH 256u
-/* Distance of a's rows in scratch. Not a power of two: rows would share cache sets. */
-#define QWEN_GEMM_A_STRIDE (QWEN_GEMM_DEPTH + 16u)
-/* Rows of c whose partial sums are kept in scratch, and strips in a group. */
-#define QWEN_GEMM_ROWS          256u
-#define QWEN_GEMM_STRIPS        8u
-#define QWEN_GEMM_WIDTH         (QWEN_GEMM_STRIPS * QWEN_GEMM_STRIP)
+/* The most elements of k that are packed at a time. */
+#define QWEN_GEMM_DEPTH_MAX 256u
+/* Distance of a's rows in scratch: cenote_row_stride_bytes() of a row. */
+#define QWEN_GEMM_A_STRIDE (QWEN_GEMM_DEPTH_MAX + 16u)
+/* Floats that are packed at a time, and partial sums that are kept meanwhile. */
+#define QWEN_GEMM_PACKED        (32u << 10)
+#define QWEN_GEMM_SUMS          (32u << 10)
 #define QWEN_GEMM_TILE_ROWS_MAX 12u
 
 /* Widens and transposes w[0..rows)[0..depth) into packed[depth][QWEN_GEMM_STRIP], rows 1..16;
@@ -28,8 +27,8 @@ typedef void (*qwen_gemm_copy_fn)(unsigned rows, size_t depth, const float *a, s
                                   float *out);
 
 /* sums[i][j] = (first ? 0 : sums[i][j]) + sum over k of a[i][k] * packed[k][j], k ascending, one
- * fma each. a has row stride QWEN_GEMM_A_STRIDE, sums QWEN_GEMM_WIDTH; strip s of packed begins
- * at s * QWEN_GEMM_DEPTH * QWEN_GEMM_STRIP.
+ * fma each. a has row stride QWEN_GEMM_A_STRIDE, sums sums_stride; strip s of packed begins at
+ * s * strip_stride.
  *
  * Meanwhile ahead[0..ahead_rows)[0..depth) is prefetched, a line of each row every 16 steps: all
  * at once it would wait for the few misses that a core can have under way (measured: a from L3,
@@ -39,7 +38,9 @@ typedef struct qwen_gemm_tile {
     size_t depth;
     const float *a;
     const float *packed;
+    size_t strip_stride; /* in floats */
     float *sums;
+    size_t sums_stride; /* in floats */
     bool first;
     const float *ahead;
     unsigned ahead_rows;

@@ -26,7 +26,7 @@ static void tile(const qwen_gemm_tile *t)
 {
     for (unsigned i = 0; i < t->rows; i++) {
         const float *a = t->a + i * QWEN_GEMM_A_STRIDE;
-        float *sums = t->sums + i * QWEN_GEMM_WIDTH;
+        float *sums = t->sums + i * t->sums_stride;
         for (unsigned j = 0; t->first && j < QWEN_GEMM_STRIP; j++)
             sums[j] = 0.0f;
         /* fmaf rounds once, as the instruction does; a * b + c would round twice. */

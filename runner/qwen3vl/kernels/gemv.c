@@ -31,8 +31,9 @@
 #include "bf12_escapes.h"
 #include "widen_impl.h"
 
-#define LINE_BYTES  64u
-#define START_BYTES 512u
+#define LINE_BYTES      64u
+#define START_BYTES     512u
+#define L1D_BYTES_USUAL 32768u
 
 void qwen_gemv_order(const qwen_gemv_job *job, const float *from, uint64_t count, float *x)
 {
@@ -55,11 +56,14 @@ void qwen_gemv_write(const qwen_product *product, uint64_t i, uint64_t j, float 
     *c = product->accumulate ? *c + value : value;
 }
 
-/* Four while x takes little of L1: each more is one more start for the prefetchers. */
-static unsigned streams_max(const qwen_product *product)
+/* Fewer while x takes no more than a quarter of L1: each more is one more start for the
+ * prefetchers. */
+static unsigned streams_max(const qwen_gemv_job *job)
 {
-    return product->m == 1 && product->k <= QWEN_GEMV_SHORT ? QWEN_GEMV_STREAMS_SHORT
-                                                            : QWEN_GEMV_STREAMS;
+    uint64_t l1d_bytes = job->kernels->hardware.l1d.size_bytes;
+    uint64_t quarter = (l1d_bytes > 0 ? l1d_bytes : L1D_BYTES_USUAL) / 4;
+    bool little = job->product->m == 1 && job->product->k * sizeof(float) <= quarter;
+    return little ? QWEN_GEMV_STREAMS_SHORT : QWEN_GEMV_STREAMS;
 }
 
 /* Wakes the prefetchers before their panel's turn: it is over in 40 microseconds, and the first
@@ -145,7 +149,7 @@ static bool part_next(const batch *b, share *left, part *out)
         out->streams.w = out->packed.groups;
         out->streams.row_bytes = out->packed.row_bytes;
     }
-    unsigned most = streams_max(product);
+    unsigned most = streams_max(&out->job);
     out->streams.stride = (out->streams.count + most - 1) / most;
     out->streams.w += out->streams.first * out->streams.row_bytes;
     left->first = end;

@@ -9,11 +9,10 @@
 #define QWEN_GEMV_LANES 16u
 /* Elements that a loop takes at once. */
 #define QWEN_GEMV_BLOCK 32u
-/* The most rows that share a pass over x: what AVX2's registers hold. Fewer while k is at most
- * QWEN_GEMV_SHORT, when x takes no more than a quarter of a common L1 cache. */
+/* The most rows that share a pass over x: what AVX2's registers hold; and how many where x is
+ * short. */
 #define QWEN_GEMV_STREAMS       6u
 #define QWEN_GEMV_STREAMS_SHORT 4u
-#define QWEN_GEMV_SHORT         2048u
 
 /* sums[r] = the dot product of x and the k weights at w + r * stream_bytes, for each of 1 to
  * QWEN_GEMV_STREAMS rows. x lies in scratch in the order of lanes, padded with zeros to a multiple

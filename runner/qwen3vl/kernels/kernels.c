@@ -12,33 +12,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 #include "gemm_impl.h"
 #include "gemv_impl.h"
 #include "kernels_impl.h"
 
 /* Rows longer than this are no model's; it keeps the sizes below far from overflow. */
 #define K_MAX_LIMIT  ((uint64_t)1 << 28)
-#define HEADER_BYTES 64u
+#define HEADER_BYTES 256u
 
-static_assert(sizeof(struct qwen_kernels) <= HEADER_BYTES, "the header has one cache line");
+static_assert(sizeof(struct qwen_kernels) <= HEADER_BYTES, "the header has whole cache lines");
 
-static bool cpu_has(qwen_isa isa)
+static bool has(const cenote_hardware *hardware, qwen_isa isa)
 {
-#if defined(__x86_64__)
-    unsigned a, b, c, d;
-    bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-    bool avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (isa == QWEN_ISA_AVX2)
-        return avx2;
-    if (isa == QWEN_ISA_AVX512)
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#endif
-    return isa == QWEN_ISA_PORTABLE;
+    static const uint32_t vector_bytes[] = {
+        [QWEN_ISA_PORTABLE] = 0, [QWEN_ISA_AVX2] = 32, [QWEN_ISA_AVX512] = 64};
+    return hardware->vector_bytes >= vector_bytes[isa];
 }
 
 static cenote_status isa_from_environment(qwen_isa *out_isa, cenote_error *err)
@@ -57,7 +45,8 @@ static cenote_status isa_from_environment(qwen_isa *out_isa, cenote_error *err)
                             "CENOTE_ISA is \"%s\"; it may be auto, portable, avx2 or avx512", text);
 }
 
-static cenote_status isa_resolve(qwen_isa asked, qwen_isa *out_isa, cenote_error *err)
+static cenote_status isa_resolve(const cenote_hardware *hardware, qwen_isa asked, qwen_isa *out_isa,
+                                 cenote_error *err)
 {
     qwen_isa isa = asked;
     if (isa == QWEN_ISA_AUTO) {
@@ -67,10 +56,10 @@ static cenote_status isa_resolve(qwen_isa asked, qwen_isa *out_isa, cenote_error
     }
     if (isa == QWEN_ISA_AUTO) {
         isa = QWEN_ISA_AVX512;
-        while (!cpu_has(isa))
+        while (!has(hardware, isa))
             isa--;
     }
-    if (!cpu_has(isa))
+    if (!has(hardware, isa))
         return cenote_error_set(err, CENOTE_E_UNSUPPORTED,
                                 "this CPU lacks the instructions of the %s kernels",
                                 qwen_isa_text(isa));
@@ -107,8 +96,12 @@ cenote_status qwen_kernels_create(qwen_isa isa, cenote_team *team, cenote_pool *
                                 "rows of %" PRIu64 " weights are longer than the %" PRIu64
                                 " that kernels take",
                                 k_max, K_MAX_LIMIT);
+    cenote_hardware hardware;
+    cenote_status status = cenote_hardware_get(&hardware, err);
+    if (status != CENOTE_OK)
+        return status;
     qwen_isa resolved = isa;
-    cenote_status status = isa_resolve(isa, &resolved, err);
+    status = isa_resolve(&hardware, isa, &resolved, err);
     if (status != CENOTE_OK)
         return status;
 
@@ -125,6 +118,7 @@ cenote_status qwen_kernels_create(qwen_isa isa, cenote_team *team, cenote_pool *
         .scratch = (unsigned char *)block + HEADER_BYTES,
         .scratch_bytes = scratch_bytes_per_thread(k_max),
         .k_max = k_max,
+        .hardware = hardware,
     };
     *out_kernels = kernels;
     return CENOTE_OK;

@@ -29,7 +29,7 @@ typedef struct qwen_kernels qwen_kernels;
 uint64_t qwen_kernels_scratch_bytes(unsigned thread_count, uint64_t k_max);
 
 /** Errors: CENOTE_E_UNSUPPORTED when the CPU lacks the asked instruction set, CENOTE_E_INVAL for a
- *  bad CENOTE_ISA, CENOTE_E_BUDGET. */
+ *  bad CENOTE_ISA, CENOTE_E_BUDGET, those of cenote_hardware_get(). */
 CENOTE_MUST_CHECK cenote_status qwen_kernels_create(qwen_isa isa, cenote_team *team,
                                                     cenote_pool *pool, uint64_t k_max,
                                                     qwen_kernels **out_kernels, cenote_error *err);

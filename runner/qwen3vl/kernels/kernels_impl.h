@@ -12,6 +12,7 @@ struct qwen_kernels {
     unsigned char *scratch; /* team size * scratch_bytes, each part 64-byte aligned */
     size_t scratch_bytes;   /* per thread: the larger of the two below */
     uint64_t k_max;
+    cenote_hardware hardware; /* decides how products are cut, which no result sees */
 };
 
 static inline void *qwen_kernels_scratch(const qwen_kernels *kernels, unsigned rank)
