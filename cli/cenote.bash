@@ -3,7 +3,7 @@ _cenote()
 {
     local word=${COMP_WORDS[COMP_CWORD]} options=
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W 'run chat plan inspect pack demo layout replay help --help --version' -- "$word"))
+        COMPREPLY=($(compgen -W 'run chat plan inspect doctor pack demo layout replay help --help --version' -- "$word"))
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -11,6 +11,7 @@ _cenote()
     chat) options='--image --system --memory --max-context --max-tokens --max-image-tokens --threads --sample --temperature --top-k --top-p --repetition-penalty --seed --parse-special --kv-type --unpacked --cache --draft --io --history --json --quiet --help' ;;
     plan) options='--memory --image --prompt-tokens --max-tokens --max-image-tokens --threads --kv-type --unpacked --cache --sweep --measure --json --quiet --help' ;;
     inspect) options='--json --quiet --help' ;;
+    doctor) options='--json --help' ;;
     pack) options='--out --cache --force --verify --json --quiet --help' ;;
     demo) options='--memory --threads --quiet --help' ;;
     layout) options='--time-limit --steps --capacity --json --quiet --help' ;;

@@ -91,6 +91,7 @@ int cli_pack(const struct cli_options *options);
 int cli_demo(const struct cli_options *options);
 int cli_layout(const struct cli_options *options);
 int cli_replay(const struct cli_options *options);
+int cli_doctor(const struct cli_options *options);
 
 /* ---- the model that comes with the command (model.c) ---- */
 

@@ -65,8 +65,8 @@ static int help(int argc, char **argv)
 static int dispatch(int argc, char **argv)
 {
     if (argc < 2) {
-        cli_say("a command is missing: run, chat, plan, inspect, pack, demo, layout or replay (see "
-                "'cenote --help')");
+        cli_say("a command is missing: run, chat, plan, inspect, doctor, pack, demo, layout or "
+                "replay (see 'cenote --help')");
         return CLI_EXIT_USAGE;
     }
     if (strcmp(argv[1], "--version") == 0) {

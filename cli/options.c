@@ -355,6 +355,11 @@ static const struct cli_option inspect_options[] = {
     COMMON_HELP,
 };
 
+static const struct cli_option doctor_options[] = {
+    COMMON_JSON("cenote.doctor/1"),
+    COMMON_HELP,
+};
+
 static const struct cli_option pack_options[] = {
     {"out", "DIR",
      "folder of the packed copy, made when it is not there (its parent must be); default: "
@@ -462,6 +467,12 @@ const struct cli_command cli_commands[] = {
      "for a model directory; in a single file every tensor is of class unknown.",
      "cenote inspect Qwen3-VL-2B-Instruct --json", cli_inspect, inspect_options,
      COUNT(inspect_options)},
+    {"doctor", "", "say what this machine is: caches, cores, pages, memory",
+     "Kernels are cut for these caches, and a run without --memory and --threads takes what is "
+     "said "
+     "here. Of CPUs only those count that the process may use. With CENOTE_HARDWARE it is what "
+     "that profile says.",
+     "cenote doctor --json", cli_doctor, doctor_options, COUNT(doctor_options)},
     {"pack", "MODEL_DIR", "write a copy of the matrices that is a quarter smaller",
      "The copy holds bf16 matrices in 12 bits an element, without loss: the same numbers, from "
      "three quarters of the bytes. cenote run reads one that lies in MODEL_DIR, and with --cache "

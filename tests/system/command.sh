@@ -222,6 +222,27 @@ done
 get io.bytes_read_per_token >/dev/null
 [ "$(get fits)" = true ] || fail "the smallest budget does not fit"
 
+# ---- doctor ----
+expect 0 doctor
+grep -q "^this machine" out || fail "doctor"
+expect 0 doctor --json
+[ "$(get schema)" = cenote.doctor/1 ] || fail "schema of doctor"
+[ "$(get profile)" = null ] || fail "a profile that nobody gave"
+[ "$(get cores)" -ge 1 ] && [ "$(get memory.total_bytes)" -gt 0 ] || fail "doctor's figures"
+CENOTE_HARDWARE=$root/share/hardware/i5-10210u.conf
+export CENOTE_HARDWARE
+expect 0 doctor --json
+[ "$(get profile)" = "Intel Core i5-10210U" ] || fail "doctor's profile"
+[ "$(get l2.size_bytes) $(get l3.ways) $(get cpus)" = "262144 12 8" ] || fail "the profile's figures"
+expect 0 doctor
+grep -q "6.0 MiB, 12 ways, lines of 64 bytes, for 8 CPUs" out || fail "doctor with a profile"
+CENOTE_HARDWARE=$root/share/hardware/sm61.conf
+expect 0 doctor
+grep -q "6.1, blocks of up to 1024 threads with 48.0 KiB.*64, 32, 16 rows" out || fail "doctor with a GPU"
+CENOTE_HARDWARE=nowhere.conf
+refused 1 "nowhere.conf" doctor
+unset CENOTE_HARDWARE
+
 # ---- inspect ----
 expect 0 inspect model
 grep -q "each token touches" out || fail "inspect"
