@@ -14,6 +14,7 @@
 #include <cenote/pool.h>
 #include <cenote/status.h>
 #include <cenote/team.h>
+#include <cenote/trace.h>
 #include <cenote/tensor.h>
 #include <cenote/weights.h>
 

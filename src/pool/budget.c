@@ -17,6 +17,7 @@
 #include <cenote/hardware.h>
 
 #include "pool/budget_impl.h"
+#include "pool/watch.h"
 
 struct cn_os *cn_budget_os(const cenote_budget *budget)
 {
@@ -40,6 +41,9 @@ cenote_status cenote_budget_create(const cenote_budget_options *options, cenote_
                                 options->version, CENOTE_BUDGET_OPTIONS_VERSION);
     if (options->limit_bytes == 0)
         return cenote_error_set(err, CENOTE_E_INVAL, "budget: a limit of 0 bytes");
+    cenote_status watched = cn_watch_begin(err); /* what it takes is the process's */
+    if (watched != CENOTE_OK)
+        return watched;
     uint64_t process_bytes = options->process_bytes;
     if (process_bytes == 0) {
         cenote_status status = process_bytes_now(&process_bytes, err);

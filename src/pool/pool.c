@@ -17,6 +17,7 @@
 #include "pool/class_policy.h"
 #include "pool/pool_impl.h"
 #include "pool/tensor_table.h"
+#include "pool/watch.h"
 
 /* Without a quota and a limit: what to reserve, and to keep metadata for. */
 #define QUOTA_BYTES_DEFAULT_MAX (UINT64_C(256) << 30)
@@ -103,6 +104,9 @@ static cenote_status quota_of(cenote_budget *budget, const cenote_pool_options *
     return CENOTE_OK;
 }
 
+/* Of the process so far. */
+static _Atomic uint32_t pool_count;
+
 /* The metadata arena with an empty pool in it. */
 static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options *options,
                                 const struct geometry *g, cenote_pool **out_pool, cenote_error *err)
@@ -131,6 +135,7 @@ static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options
     pool->arena = arena;
     pool->reserve_bytes = g->reserve_bytes;
     pool->class_id = options->class_id;
+    pool->number = atomic_fetch_add(&pool_count, 1);
     pool->quota_granules = g->quota_granules;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_mutex_init(&pool->tensors_lock, NULL);
@@ -197,6 +202,7 @@ size_t cenote_pool_destroy(cenote_pool *pool)
 {
     if (pool == NULL)
         return 0;
+    cn_watch_tell(pool, CENOTE_TRACE_DESTROY, NULL, 0, 0);
     cenote_budget *budget = pool->budget;
     cn_budget_unregister(budget, &pool->client);
     size_t live = (size_t)pool->runs.block_count;

@@ -4,6 +4,7 @@
 
 #include "base/poison.h"
 #include "pool/pool_impl.h"
+#include "pool/watch.h"
 
 static void raise(uint64_t *peak, uint64_t value)
 {
@@ -38,11 +39,14 @@ cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes, void **o
         count_block(pool, run, size_bytes);
     }
     pthread_mutex_unlock(&pool->lock);
-    if (status != CENOTE_OK)
+    if (status != CENOTE_OK) {
+        cn_watch_tell(pool, CENOTE_TRACE_REFUSED, NULL, size_bytes, 0);
         return status;
+    }
     char *data = pool->base + run.first * GRANULE_BYTES;
     cn_poison_give(data, size_bytes, run.count * GRANULE_BYTES);
     *out_data = data;
+    cn_watch_tell(pool, CENOTE_TRACE_ALLOC, data, size_bytes, 0);
     return CENOTE_OK;
 }
 
@@ -50,6 +54,7 @@ void cenote_pool_free(cenote_pool *pool, void *data)
 {
     if (data == NULL)
         return;
+    cn_watch_tell(pool, CENOTE_TRACE_FREE, data, 0, 0);
     uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
     struct cn_run run = {0, 0};
     pthread_mutex_lock(&pool->lock);

@@ -35,6 +35,7 @@ struct cenote_pool {
     char *base;
     uint64_t reserve_bytes;
     cenote_class class_id;
+    uint32_t number; /* in the process, by age; for traces */
 
     pthread_mutex_t lock;
     struct cn_page_runs runs; /* lock, and what follows */

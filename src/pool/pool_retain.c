@@ -21,6 +21,7 @@
 #include "base/checked.h"
 #include "base/poison.h"
 #include "pool/pool_impl.h"
+#include "pool/watch.h"
 
 /* ---- what things cost ---- */
 
@@ -113,6 +114,7 @@ void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder
 
 uint64_t cenote_pool_trim(cenote_pool *pool)
 {
+    cn_watch_tell(pool, CENOTE_TRACE_TRIM, NULL, 0, 0);
     return cn_pool_trim_client(&pool->client, UINT64_MAX);
 }
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # include_order.sh ROOT: who may include whom (docs/architecture.md).
 #
-#   base < os < {alloc, policy} < pool < {weights, kv} < {runner, cli, bench}
+#   base < os < {alloc, policy} < pool < {weights, kv} < monitor < {runner, cli, bench}
 #
 # Folders in braces do not include each other, but for the command, which sees the runner's one
 # public header. Outside src/ only the library's public headers are seen; make_checkpoint borrows
@@ -32,6 +32,7 @@ check() { # ROOT
             may["pool"] = may["os"] "alloc policy pool "
             may["weights"] = may["pool"] "weights "
             may["kv"] = may["pool"] "kv "
+            may["monitor"] = may["pool"] "weights kv monitor "
             may["runner"] = " runner "
             may["cli"] = " cli "
             may["tools"] = " base tools "
@@ -93,6 +94,7 @@ expect_refusal() { # FILE LINE
     cp "$root/$1" "$copy/$1"
 }
 expect_refusal src/base/status.c '#include "os/os.h"'
+expect_refusal src/pool/pool.c '#include "monitor/trace_format.h"'
 expect_refusal src/kv/kv.c '#include "weights/file.h"'
 expect_refusal cli/run.c '#include "pool/budget.h"'
 expect_refusal cli/run.c '#include "kernels.h"'

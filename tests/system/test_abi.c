@@ -87,6 +87,10 @@ static void test_reports(void **state)
     AT(cenote_panel, row_first, 24);
     AT(cenote_panel, slot, 48);
     SIZE(cenote_resident_stats, 40);
+    SIZE(cenote_trace_op, 56);
+    AT(cenote_trace_op, kind, 8);
+    AT(cenote_trace_op, tag, 24);
+    AT(cenote_trace_op, id, 32);
     SIZE(cenote_buddy_block, 24);
     AT(cenote_buddy_block, kind, 16);
     SIZE(cenote_buddy_stats, 96);
@@ -101,6 +105,7 @@ static void test_values(void **state)
     assert_int_equal(CENOTE_E_BUDGET, -4);
     assert_int_equal(CENOTE_E_CORRUPT, -7);
     assert_int_equal(CENOTE_E_CANCELLED, -10);
+    assert_int_equal(CENOTE_TRACE_DESTROY, 4);
     assert_int_equal(CENOTE_CLASS_PARAMETERS, 0);
     assert_int_equal(CENOTE_CLASS_GENERAL, 7);
     assert_int_equal(CENOTE_CLASS_COUNT, 8);
