@@ -509,8 +509,11 @@ const struct cli_command cli_commands[] = {
      "cenote layout buffers.csv --capacity 512MiB --time-limit 1min", cli_layout, layout_options,
      COUNT(layout_options)},
     {"replay", "[TRACE]", "ask an allocator for what a trace says, and report how it did",
-     "TRACE (- is standard input) has a line 'a ID SIZE [ALIGN]' for each allocation and 'f ID' "
-     "for each free, numbers in decimal; what follows a # is a comment.\n\n"
+     "TRACE (- is standard input) is what CENOTE_TRACE or cenote_trace_start() recorded, or text: "
+     "a "
+     "line 'a ID SIZE [ALIGN]' for each allocation and 'f ID' for each free, numbers in decimal; "
+     "what follows a # is a comment. A recording that was cut off is replayed as far as it "
+     "goes.\n\n"
      "Printed are a digest of all offsets, which is the same on every machine; the footprint, the "
      "most memory that was held, over what lived at most; and how long allocations and frees "
      "took, the clock's own time included. Blocks are not touched. The footprint of cenote is what "

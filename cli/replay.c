@@ -27,6 +27,7 @@ struct replay {
     struct cli_digest *digest;
     struct cli_histogram alloc_ns, free_ns;
     uint64_t refused_count, refused_bytes;
+    uint64_t same_count; /* allocations whose offset is their id */
     uint64_t clock_ns;
     double seconds;
     bool cancelled;
@@ -46,7 +47,9 @@ static cenote_status read_trace(struct replay *replay, cenote_error *err)
     cenote_status status = cli_slurp(replay->memory, options->path, &bytes, &count, err);
     if (status != CENOTE_OK)
         return status;
-    status = cli_trace_read_text(&replay->trace, bytes, count, &detail);
+    status = cenote_trace_is(bytes, count)
+                 ? cli_trace_read_binary(&replay->trace, bytes, count, &detail)
+                 : cli_trace_read_text(&replay->trace, bytes, count, &detail);
     cenote_pool_free(replay->memory, bytes);
     if (status != CENOTE_OK)
         return cenote_error_set(err, status, "%s: %s", options->path, detail.message);
@@ -89,6 +92,7 @@ static void replay_alloc(struct replay *replay, uint64_t number, const struct cl
         replay->refused_bytes += op->size_bytes;
         offset = REFUSED;
     }
+    replay->same_count += offset == op->id;
     cli_digest_add(replay->digest, number, offset);
 }
 
@@ -166,6 +170,9 @@ static void print_text(const struct replay *replay)
            cli_memory_text(replay->allocator.kind->footprint(&replay->allocator), footprint),
            ratio(replay));
     printf("refused      %" PRIu64 "\n", replay->refused_count);
+    if (trace->recorded)
+        printf("as recorded  %" PRIu64 " of the offsets, %" PRIu64 " of them not\n",
+               replay->same_count, trace->alloc_count - replay->same_count);
     print_times("alloc", &replay->alloc_ns);
     print_times("free", &replay->free_ns);
     printf("clock        %" PRIu64 " ns of each time\n", replay->clock_ns);
@@ -188,7 +195,7 @@ static bool print_json(const struct replay *replay)
     snprintf(digest, sizeof digest, "%016" PRIx64, cli_digest_sum(replay->digest));
     return cli_json_print(json_pack(
         "{s:s, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, "
-        "s:o, s:o}",
+        "s:o, s:o, s:o, s:o, s:o, s:o}",
         "schema", "cenote.replay/1", "version", cenote_version(), "path",
         options->path != NULL ? cli_json_text(options->path) : json_null(), "allocator",
         replay->allocator.kind->name, "budget_bytes",
@@ -198,11 +205,29 @@ static bool print_json(const struct replay *replay)
         "live_count_peak", cli_json_count(trace->live_count_peak), "live_bytes_peak",
         cli_json_count(trace->live_bytes_peak), "footprint_bytes",
         cli_json_count(replay->allocator.kind->footprint(&replay->allocator)), "footprint_ratio",
-        cli_json_real(ratio(replay)), "digest", digest, "refused_count",
+        cli_json_real(ratio(replay)), "digest", digest, "recorded_offsets",
+        trace->recorded ? cli_json_count(replay->same_count) : json_null(), "recorded_refused",
+        cli_json_count(trace->refused_count), "foreign_frees", cli_json_count(trace->foreign_count),
+        "torn_bytes", cli_json_count(trace->torn_bytes), "refused_count",
         cli_json_count(replay->refused_count), "refused_bytes",
         cli_json_count(replay->refused_bytes), "alloc_ns", times_json(&replay->alloc_ns), "free_ns",
         times_json(&replay->free_ns), "seconds", cli_json_real(replay->seconds), "clock_ns",
         cli_json_count(replay->clock_ns)));
+}
+
+/* What of a recording is not in the replay. */
+static void say_missing(const struct replay *replay)
+{
+    const struct cli_trace *trace = &replay->trace;
+    if (trace->torn_bytes > 0)
+        cli_say("%s: the recording was cut off: its last %" PRIu64 " bytes are not replayed",
+                replay->options->path, trace->torn_bytes);
+    if (trace->foreign_count > 0)
+        cli_say("%s: %" PRIu64 " frees of blocks from before the recording are not replayed",
+                replay->options->path, trace->foreign_count);
+    if (trace->refused_count > 0)
+        cli_say("%s: %" PRIu64 " allocations were refused when it was recorded",
+                replay->options->path, trace->refused_count);
 }
 
 static int report(const struct replay *replay)
@@ -211,6 +236,8 @@ static int report(const struct replay *replay)
         cli_say("interrupted");
         return CLI_EXIT_INTERRUPTED;
     }
+    if (!replay->options->quiet)
+        say_missing(replay);
     if (!replay->options->json)
         print_text(replay);
     else if (!print_json(replay))

@@ -209,7 +209,8 @@ cenote_status cli_trace_alloc(struct cli_trace *trace, uint32_t pool, uint64_t i
     if (status != CENOTE_OK)
         return status;
     uint8_t align_log2 = align_bytes > 1 ? (uint8_t)__builtin_ctzll(align_bytes) : 0;
-    struct cli_trace_op op = {size_bytes, slot, tag, (uint16_t)pool, CLI_TRACE_ALLOC, align_log2};
+    struct cli_trace_op op = {size_bytes,      id,        slot, tag, (uint16_t)pool,
+                              CLI_TRACE_ALLOC, align_log2};
     status = op_add(trace, op, err);
     if (status != CENOTE_OK)
         return status;
@@ -229,7 +230,7 @@ cenote_status cli_trace_free(struct cli_trace *trace, uint32_t pool, uint64_t id
     uint64_t at = find(trace, pool, id);
     uint32_t slot = trace->index[at] - 1;
     uint64_t size_bytes = trace->slots[slot].size_bytes;
-    struct cli_trace_op op = {size_bytes, slot, 0, (uint16_t)pool, CLI_TRACE_FREE, 0};
+    struct cli_trace_op op = {size_bytes, id, slot, 0, (uint16_t)pool, CLI_TRACE_FREE, 0};
     cenote_status status = op_add(trace, op, err);
     if (status != CENOTE_OK)
         return status;
@@ -251,7 +252,8 @@ cenote_status cli_trace_trim(struct cli_trace *trace, uint32_t pool, bool destro
         status = cli_trace_free(trace, pool, trace->slots[trace->pools[pool].live - 1].id, err);
     if (status != CENOTE_OK)
         return status;
-    return op_add(trace, (struct cli_trace_op){0, 0, 0, (uint16_t)pool, CLI_TRACE_TRIM, 0}, err);
+    struct cli_trace_op op = {.pool = (uint16_t)pool, .kind = CLI_TRACE_TRIM};
+    return op_add(trace, op, err);
 }
 
 cenote_status cli_trace_pool(struct cli_trace *trace, uint64_t number, cenote_class class_id,

@@ -23,6 +23,7 @@ enum cli_trace_kind {
 
 struct cli_trace_op {
     uint64_t size_bytes; /* of the block; may be 0 */
+    uint64_t id;         /* the trace's own: of a recorded allocation, its offset */
     uint32_t slot;
     uint32_t tag;
     uint16_t pool; /* index of the pool */
@@ -52,6 +53,7 @@ struct cli_trace {
     uint64_t foreign_count; /* frees of blocks from before the recording */
     uint64_t refused_count; /* allocations that failed when they were recorded */
     uint64_t torn_bytes;    /* at the end of a recording that was cut off */
+    bool recorded;          /* ids are offsets */
 
     struct cli_trace_slot *slots;
     uint64_t slot_count, slot_capacity;
@@ -99,6 +101,10 @@ CENOTE_MUST_CHECK cenote_status cli_trace_pool(struct cli_trace *trace, uint64_t
  * Lines end with LF or CRLF. Errors: CENOTE_E_CORRUPT naming the line. */
 CENOTE_MUST_CHECK cenote_status cli_trace_read_text(struct cli_trace *trace, const char *text,
                                                     uint64_t size_bytes, cenote_error *err);
+
+/* What a program recorded (cenote/trace.h; trace_binary.c). Errors: CENOTE_E_CORRUPT. */
+CENOTE_MUST_CHECK cenote_status cli_trace_read_binary(struct cli_trace *trace, const void *bytes,
+                                                      uint64_t size_bytes, cenote_error *err);
 
 /* "vlm:SEED:OPS:chunked" or "...:contiguous" (trace_vlm.c). Errors: CENOTE_E_INVAL. */
 CENOTE_MUST_CHECK cenote_status cli_vlm_parse(const char *text, struct cli_vlm *out_vlm,

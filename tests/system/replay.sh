@@ -1,5 +1,5 @@
 #!/bin/sh
-# replay.sh CENOTE JSON_GET Debug|...: cenote replay as a user meets it. Debug builds fill each block,
+# replay.sh CENOTE JSON_GET Debug|... ROOT: cenote replay as a user meets it. Debug builds fill each block,
 # which leaves pools of gigabytes to the others.
 set -eu
 cenote=$1 json_get=$2 build_type=$3
@@ -93,6 +93,43 @@ if [ "$build_type" != Debug ]; then
     expect 0 --generate vlm:2:20000:chunked --json
     [ "$(get digest)" != "$first" ] || fail "another seed gave the same"
 fi
+
+# What a run records replays to the offsets that it had.
+model=$4/models/qwen3vl-tiny
+CENOTE_TRACE=run.trace "$cenote" run "$model" --prompt hello --max-tokens 2 --quiet >out 2>err ||
+    fail "a recorded run"
+expect 0 run.trace --json
+[ "$(get alloc_count)" -gt 10 ] || fail "too few allocations"
+[ "$(get recorded_offsets)" = "$(get alloc_count)" ] || fail "other offsets than recorded"
+[ "$(get torn_bytes)" = 0 ] || fail "torn"
+if CENOTE_TRACE=run.trace "$cenote" run "$model" --prompt hello >out 2>err; then
+    fail "a trace was written over"
+fi
+grep -q "run.trace: File exists" err || fail "it does not say why"
+CENOTE_TRACE=x.%p "$cenote" inspect "$model" --quiet >out 2>err || fail "inspect"
+[ "$(ls x.[0-9]* | wc -l)" = 1 ] || fail "no file with the number of the process"
+if [ "$build_type" != Debug ]; then
+    # Killed while it records: what was written is whole but for its end, and replays.
+    awk 'BEGIN { for (;;) for (i = 1; i <= 9; i++) printf "a %d %d\nf %d\n", i, i * 9999, i }' |
+        head -n 400000 >long
+    CENOTE_TRACE=killed.trace "$cenote" replay long --quiet >out 2>err &
+    pid=$!
+    while [ "$(wc -c <killed.trace 2>/dev/null || echo 0)" -lt 60000 ]; do
+        kill -0 $pid 2>/dev/null || break
+    done
+    kill -9 $pid 2>/dev/null || :
+    wait $pid || :
+    head -c 50000 killed.trace >torn.trace
+    expect 0 torn.trace --json
+    [ "$(get torn_bytes)" -gt 0 ] || fail "nothing is torn"
+    [ "$(get op_count)" -gt 5000 ] || fail "too few operations of a torn trace"
+    grep -q "its last $(get torn_bytes) bytes are not replayed" err || fail "the end is not said"
+    expect 0 killed.trace
+fi
+printf 'CNTRACE1' >bare
+expect 0 bare
+printf 'CNTRACE1\0\0\0\0aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' >hostile
+refused 5 "hostile: the chunk at byte 8: its length is none" hostile
 
 refused 2 "either TRACE or --generate"
 refused 2 "either TRACE or --generate" small --generate vlm:1:1:chunked
