@@ -16,6 +16,7 @@
 #include <cenote/team.h>
 #include <cenote/trace.h>
 #include <cenote/tensor.h>
+#include <cenote/tensor_cache.h>
 #include <cenote/weights.h>
 
 #define CENOTE_VERSION_MAJOR 0

@@ -77,6 +77,16 @@ static inline bool cn_tensor_is_live(uint64_t state, cenote_tensor tensor)
     return state >> 32 == tensor >> 32 && (state & CN_STATE_REFERENCES) != 0;
 }
 
+/* Has a live tensor but one reference and no pin? It may be on the move. */
+static inline bool cn_tensor_is_idle(const cenote_pool *pool, cenote_tensor tensor)
+{
+    struct cn_tensor_slot *slot = cn_tensors_slot(pool, tensor);
+    if (slot == NULL)
+        return false;
+    uint64_t state = atomic_load_explicit(&slot->state, memory_order_relaxed);
+    return (state & ~CN_STATE_MOVING) == ((tensor >> 32) << 32 | CN_STATE_REFERENCE);
+}
+
 /* The first broken invariant of the table. Pool locked. */
 const char *cn_tensors_check(const cenote_pool *pool);
 

@@ -40,7 +40,13 @@ static void test_options(void **state)
     SIZE(cenote_buddy_options, 32);
     AT(cenote_buddy_options, start, 8);
     AT(cenote_buddy_options, leaf_bytes, 24);
+    SIZE(cenote_tensor_spec, 72);
+    AT(cenote_tensor_spec, shape, 8);
+    SIZE(cenote_tensor_cache_options, 24);
+    AT(cenote_tensor_cache_options, pools, 8);
+    SIZE(cenote_tensor_prewarm, 80);
     assert_int_equal(CENOTE_BUDGET_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_TENSOR_CACHE_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_TENSOR_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_POOL_OPTIONS_VERSION, 2);
     assert_int_equal(CENOTE_KV_OPTIONS_VERSION, 1);
@@ -70,6 +76,10 @@ static void test_reports(void **state)
     SIZE(cenote_budget_holder, 72);
     AT(cenote_budget_holder, quota_bytes, 8);
     SIZE(cenote_pool_stats, 184);
+    SIZE(cenote_tensor_cache_stats, 88);
+    AT(cenote_tensor_cache_stats, hit_rate, 80);
+    SIZE(cenote_tensor_cache_shape, 112);
+    AT(cenote_tensor_cache_shape, spec, 16);
     AT(cenote_pool_stats, miss_count, 112);
     AT(cenote_pool_stats, internal_fragmentation, 168);
     SIZE(cenote_tensor_info, 104);
