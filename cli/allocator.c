@@ -209,10 +209,10 @@ static void no_trim(struct cli_allocator *a, const struct cli_trace_op *op)
 }
 
 const struct cli_allocator_kind cli_allocator_kinds[] = {
-    {"cenote", cenote_open, cenote_alloc, cenote_free, cenote_trim, cenote_footprint},
-    {"buddy", buddy_open, buddy_alloc, buddy_free, no_trim, end_peak},
-    {"best-fit", best_fit_open, fit_alloc, fit_free, no_trim, fit_footprint},
-    {"first-fit", first_fit_open, fit_alloc, fit_free, no_trim, fit_footprint},
+    {"cenote", true, cenote_open, cenote_alloc, cenote_free, cenote_trim, cenote_footprint},
+    {"buddy", false, buddy_open, buddy_alloc, buddy_free, no_trim, end_peak},
+    {"best-fit", false, best_fit_open, fit_alloc, fit_free, no_trim, fit_footprint},
+    {"first-fit", false, first_fit_open, fit_alloc, fit_free, no_trim, fit_footprint},
 };
 const size_t cli_allocator_kind_count = sizeof cli_allocator_kinds / sizeof cli_allocator_kinds[0];
 

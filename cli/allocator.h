@@ -22,6 +22,7 @@ struct cli_allocator {
 
 struct cli_allocator_kind {
     const char *name;
+    bool by_pool; /* offsets are in the block's pool, and not in one range of all */
     /* @p budget_bytes: the most that may be taken; 0: no limit. */
     cenote_status (*open)(struct cli_allocator *allocator, uint64_t budget_bytes,
                           cenote_error *err);

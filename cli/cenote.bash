@@ -15,7 +15,7 @@ _cenote()
     pack) options='--out --cache --force --verify --json --quiet --help' ;;
     demo) options='--memory --threads --quiet --help' ;;
     layout) options='--time-limit --steps --capacity --json --quiet --help' ;;
-    replay) options='--allocator --budget --generate --json --quiet --help' ;;
+    replay) options='--allocator --budget --generate --memory-viz --json --quiet --help' ;;
     esac
     case $word in
     -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;

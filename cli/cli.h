@@ -72,6 +72,7 @@ struct cli_options {
     bool verify;
     uint64_t context_tokens;
     const char *allocator;
+    const char *memory_viz_path;
     struct cli_vlm generate;
     const char *history_path;
     bool raw_prompt;

@@ -412,6 +412,10 @@ static const struct cli_option replay_options[] = {
      "in place of TRACE: what a server of a vision-language model allocates, with keys and values "
      "in chunks or in one piece a sequence",
      set_generate, 0, 0, 0},
+    {"memory-viz", "FILE",
+     "also write the replay as PyTorch's memory snapshots are, in JSON (tools/traces/convert.py "
+     "pickle makes what pytorch.org/memory_viz draws)",
+     set_text, FIELD(memory_viz_path), 0, 0},
     COMMON_JSON("cenote.replay/1"),
     FLAG("quiet", quiet, "no notes, no progress"),
     COMMON_HELP,

@@ -11,6 +11,7 @@
 #include "digest.h"
 #include "histogram.h"
 #include "json.h"
+#include "memory_viz.h"
 #include "progress.h"
 #include "signals.h"
 #include "slurp.h"
@@ -25,6 +26,7 @@ struct replay {
     struct cli_trace trace;
     struct cli_allocator allocator;
     struct cli_digest *digest;
+    struct cli_memory_viz *viz; /* NULL: nobody asked */
     struct cli_histogram alloc_ns, free_ns;
     uint64_t refused_count, refused_bytes;
     uint64_t same_count; /* allocations whose offset is their id */
@@ -92,6 +94,9 @@ static void replay_alloc(struct replay *replay, uint64_t number, const struct cl
         replay->refused_bytes += op->size_bytes;
         offset = REFUSED;
     }
+    if (given)
+        cli_memory_viz_alloc(replay->viz, op, replay->allocator.kind->by_pool ? op->pool : 0,
+                             offset);
     replay->same_count += offset == op->id;
     cli_digest_add(replay->digest, number, offset);
 }
@@ -103,6 +108,7 @@ static void replay_free(struct replay *replay, const struct cli_trace_op *op)
     uint64_t begin = now_ns();
     replay->allocator.kind->free(&replay->allocator, op);
     cli_histogram_add(&replay->free_ns, now_ns() - begin);
+    cli_memory_viz_free(replay->viz, op);
 }
 
 static void show(struct cli_progress *progress, uint64_t done, uint64_t total)
@@ -271,6 +277,9 @@ static cenote_status prepare(struct replay *replay, cenote_error *err)
     if (status == CENOTE_OK)
         status = cli_allocator_open(&replay->allocator, kind, &replay->trace,
                                     replay->options->capacity_bytes, err);
+    if (status == CENOTE_OK && replay->options->memory_viz_path != NULL)
+        status = cli_memory_viz_open(replay->options->memory_viz_path, &replay->trace, &replay->viz,
+                                     err);
     return status;
 }
 
@@ -283,7 +292,9 @@ int cli_replay(const struct cli_options *options)
     if (prepare(&replay, &err) == CENOTE_OK) {
         cli_signals_catch();
         run(&replay);
-        code = report(&replay);
+        bool whole = !replay.cancelled;
+        code = cli_memory_viz_close(replay.viz, whole, &err) == CENOTE_OK ? report(&replay)
+                                                                          : cli_fail(&err);
     } else {
         code = cli_fail(&err);
     }

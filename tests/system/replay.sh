@@ -131,6 +131,14 @@ expect 0 bare
 printf 'CNTRACE1\0\0\0\0aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' >hostile
 refused 5 "hostile: the chunk at byte 8: its length is none" hostile
 
+expect 0 small --memory-viz viz.json
+grep -q '"action": "alloc"' viz.json || fail "no events to draw"
+expect 1 small --memory-viz /nowhere/viz.json
+if [ -w /dev/full ]; then
+    expect 1 small --memory-viz /dev/full
+    [ -w /dev/full ] || fail "a device was removed"
+fi
+
 refused 2 "either TRACE or --generate"
 refused 2 "either TRACE or --generate" small --generate vlm:1:1:chunked
 refused 2 "'lru' is none of cenote, buddy, best-fit, first-fit" small --allocator lru
