@@ -23,13 +23,12 @@ const char *cli_bound_text(qwen_bound bound)
     return texts[bound];
 }
 
-qwen_bound cli_bound_of_run(const qwen_model *model, const qwen_plan *plan,
-                            const qwen_result *result)
+qwen_bound cli_bound_of_run(const qwen_plan *plan, const qwen_result *result)
 {
     qwen_speed speed;
     if (result->seconds_waiting_decode > WAITING_SHARE * result->decode_s)
         return QWEN_BOUND_DISK;
-    if (cli_speed_stored(model, plan->thread_count, &speed))
+    if (cli_speed_kernels(plan->thread_count, &speed))
         return qwen_speed_bound(&speed, plan->resident_encoding);
     return plan->resident_encoding == CENOTE_ENCODING_BF12 ? QWEN_BOUND_COMPUTE : QWEN_BOUND_MEMORY;
 }
@@ -54,11 +53,10 @@ const char *cli_bound_knob(qwen_bound bound, const qwen_plan *plan, const char *
     return text;
 }
 
-void cli_bound_say(const qwen_model *model, const qwen_plan *plan, const qwen_result *result,
-                   const char *memory)
+void cli_bound_say(const qwen_plan *plan, const qwen_result *result, const char *memory)
 {
     char held[CLI_BYTES_TEXT], knob[160];
-    qwen_bound bound = cli_bound_of_run(model, plan, result);
+    qwen_bound bound = cli_bound_of_run(plan, result);
     cli_bound_knob(bound, plan, memory, knob);
     cli_say("bound by %s: %s of weights resident%s, %.0f %% of the time waiting for reads%s%s",
             cli_bound_text(bound), cli_disk_text(result->resident_weight_bytes, held),

@@ -9,7 +9,7 @@ _cenote()
     case ${COMP_WORDS[1]} in
     run) options='--image --prompt --system --memory --max-tokens --max-image-tokens --threads --sample --temperature --top-k --top-p --repetition-penalty --seed --raw-prompt --parse-special --kv-type --unpacked --cache --draft --io --json --logits --quiet --help' ;;
     chat) options='--image --system --memory --max-context --max-tokens --max-image-tokens --threads --sample --temperature --top-k --top-p --repetition-penalty --seed --parse-special --kv-type --unpacked --cache --draft --io --history --json --quiet --help' ;;
-    plan) options='--memory --image --prompt-tokens --max-tokens --max-image-tokens --threads --kv-type --unpacked --cache --sweep --measure --json --quiet --help' ;;
+    plan) options='--memory --image --prompt-tokens --max-tokens --max-image-tokens --threads --kv-type --unpacked --cache --io --sweep --measure --json --quiet --help' ;;
     inspect) options='--json --quiet --help' ;;
     doctor) options='--json --help' ;;
     pack) options='--out --cache --force --verify --json --quiet --help' ;;

@@ -124,7 +124,7 @@ static void say_end(const struct chat *chat)
             cli_disk_text(all->bytes_read_decode / all->token_count, read),
             cli_memory_text(cli_peak_bytes(&report.process), peak),
             cli_memory_text(report.budget.limit_bytes, limit));
-    cli_bound_say(chat->model, qwen_session_turn_plan(chat->session), all, "/memory");
+    cli_bound_say(qwen_session_turn_plan(chat->session), all, "/memory");
 }
 
 /* Why the reply is not there, or not whole. */
@@ -264,7 +264,7 @@ static void on_stats(struct chat *chat, char *argument)
         return;
     cli_say("last reply: %u tokens, %.3f s and %s read per token", last->token_count,
             last->seconds_per_token, cli_disk_text(last->bytes_read_per_token, a));
-    cli_bound_say(chat->model, report.plan, last, "/memory");
+    cli_bound_say(report.plan, last, "/memory");
 }
 
 static void on_memory(struct chat *chat, char *size)
@@ -463,7 +463,7 @@ static int chat_run(struct chat *chat)
         .parse_special = options->parse_special,
         .unpacked = options->unpacked,
         .io_engine = options->io_engine,
-        .read_depth = cli_speed_depth(chat->model),
+        .read_depth = cli_speed_depth(chat->model, options->io_engine),
         .pack = chat->pack,
         .pack_required = cli_cache_is_named(options),
         .draft = options->draft,

@@ -342,6 +342,7 @@ static const struct cli_option plan_options[] = {
     COMMON_KV_TYPE,
     COMMON_UNPACKED,
     COMMON_CACHE,
+    COMMON_IO,
     FLAG("sweep", sweep, "also say what other budgets would buy, up to holding all weights"),
     FLAG("measure", measure, "measure disk and kernels anew; default: once, then from the cache"),
     COMMON_JSON("cenote.plan/1"),

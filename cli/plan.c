@@ -169,8 +169,8 @@ static bool get_speed(const struct cli_options *options, struct question *q)
     cenote_error err;
     if (!q->plan.fits && !options->sweep)
         return false;
-    if (cli_speed_get(q->model, q->budget, q->plan.thread_count, options->measure, &q->speed,
-                      &err) == CENOTE_OK)
+    if (cli_speed_get(q->model, q->budget, options->io_engine, q->plan.thread_count,
+                      options->measure, &q->speed, &err) == CENOTE_OK)
         return true;
     if (!options->quiet)
         cli_say("note: no forecast of seconds: %s", err.message);
@@ -247,7 +247,7 @@ int cli_plan(const struct cli_options *options)
     if (status == CENOTE_OK)
         status = make_shape(q.model, options, &q.shape, &err);
     if (status == CENOTE_OK) {
-        q.shape.read_depth = cli_speed_depth(q.model);
+        q.shape.read_depth = cli_speed_depth(q.model, options->io_engine);
         status = cli_cache_open(options, q.model, q.budget, &q.pack, &err);
         q.shape.pack = q.pack;
         q.shape.pack_required = cli_cache_is_named(options);

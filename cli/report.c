@@ -127,7 +127,7 @@ static json_t *draft_json(const qwen_plan *plan, const qwen_result *result)
 static json_t *time_json(const struct cli_run_report *report)
 {
     const qwen_result *result = report->result;
-    qwen_bound bound = cli_bound_of_run(report->model, report->plan, result);
+    qwen_bound bound = cli_bound_of_run(report->plan, result);
     return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "bound",
                      result->token_count > 1 ? cli_bound_text(bound) : "none", "load_s",
                      REAL(result->load_s), "vision_s", REAL(result->vision_s), "prefill_s",

@@ -104,7 +104,7 @@ static cenote_status run_open(struct run *run, cenote_error *err)
     if (status == CENOTE_OK)
         status = cli_sampling_get(options, run->model, &run->request.sampling, err);
     if (status == CENOTE_OK) {
-        run->request.read_depth = cli_speed_depth(run->model);
+        run->request.read_depth = cli_speed_depth(run->model, options->io_engine);
         status = cli_cache_open(options, run->model, run->budget, &run->pack, err);
         run->request.pack = run->pack;
         run->request.pack_required = cli_cache_is_named(options);
@@ -203,7 +203,7 @@ static void say_summary(const struct run *run, const struct cli_run_report *repo
                 result->seconds_per_token, cli_disk_text(result->bytes_read_per_token, read), peak,
                 limit);
         cli_say_draft(result);
-        cli_bound_say(run->model, &run->plan, result, "--memory");
+        cli_bound_say(&run->plan, result, "--memory");
     } else
         cli_say("%u token%s in %.2f s, %s read; peak memory %s of %s", result->token_count,
                 result->token_count == 1 ? "" : "s", report->total_s,

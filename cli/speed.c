@@ -2,11 +2,12 @@
 /* speed.json lies in $XDG_CACHE_HOME/cenote or ~/.cache/cenote:
  *
  *   {"schema": "cenote.speed/1", "host": "name",
- *    "disks": {"254:0": [1.9e9, 8]}, "kernels": {"2": [1.8e10, 2.1e10, 2e10]}}
+ *    "disks": {"254:0 io_uring 1048576": [1.9e9, 8]},
+ *    "kernels": {"2": [1.8e10, 2.1e10, 2e10]}}
  *
- * Disks by device (rate, and how many reads at a time), kernels by threads (plain, packed, merely
- * reading). A file of another host, of another form or with anything wrong in it counts as none. It
- * is replaced whole, by a rename. */
+ * Disks by device, engine and bytes of a read (rate, and how many reads at a time), kernels by
+ * threads (plain, packed, merely reading). A file of another host, of another form or with anything
+ * wrong in it counts as none. It is replaced whole, by a rename. */
 #include "speed.h"
 
 #include <errno.h>
@@ -30,7 +31,7 @@
 
 struct keys {
     char host[256];
-    char disk[64];
+    char disk[96];
     char threads[16];
 };
 
@@ -138,14 +139,25 @@ static void keep(json_t *store, const struct keys *keys, const qwen_speed *speed
 
 /* ---- measuring ---- */
 
-static void find_keys(const qwen_model *model, uint32_t thread_count, struct keys *keys)
+static void host_key(struct keys *keys)
 {
-    struct stat st = {0};
     if (gethostname(keys->host, sizeof keys->host) != 0)
         strcpy(keys->host, "?");
     keys->host[sizeof keys->host - 1] = '\0';
-    stat(cenote_weights_file_path(qwen_model_weights(model), 0), &st);
-    snprintf(keys->disk, sizeof keys->disk, "%u:%u", major(st.st_dev), minor(st.st_dev));
+}
+
+static void disk_key(qwen_model *model, cenote_io_engine engine, struct keys *keys)
+{
+    struct stat st = {0};
+    cenote_weights *weights = qwen_model_weights_mutable(model);
+    bool ring = cenote_weights_engine(weights, engine) == CENOTE_ENGINE_URING;
+    stat(cenote_weights_file_path(weights, 0), &st);
+    snprintf(keys->disk, sizeof keys->disk, "%u:%u %s %llu", major(st.st_dev), minor(st.st_dev),
+             ring ? "io_uring" : "pread", (unsigned long long)qwen_model_panel_bytes(model));
+}
+
+static void threads_key(uint32_t thread_count, struct keys *keys)
+{
     snprintf(keys->threads, sizeof keys->threads, "%u", thread_count);
 }
 
@@ -160,34 +172,46 @@ static cenote_status check_spare(cenote_error *err)
     return status;
 }
 
-static cenote_status measure(qwen_model *model, cenote_budget *budget, uint32_t thread_count,
-                             bool disk, bool kernels, qwen_speed *speed, cenote_error *err)
+/* Of the disk and of the kernels, what is not there yet. */
+struct missing {
+    bool disk, kernels;
+    cenote_io_engine engine;
+    uint32_t thread_count;
+};
+
+static cenote_status measure(qwen_model *model, cenote_budget *budget,
+                             const struct missing *missing, qwen_speed *speed, cenote_error *err)
 {
     cenote_status status = check_spare(err);
-    if (status == CENOTE_OK && disk)
-        status = qwen_speed_measure_disk(model, speed, err);
+    if (status == CENOTE_OK && missing->disk)
+        status = qwen_speed_measure_disk(model, missing->engine, speed, err);
     if (status == CENOTE_OK && speed->disk_bytes_per_s <= 0)
         return cenote_error_set(err, CENOTE_E_UNSUPPORTED,
                                 "the files are too small to measure a disk with");
-    if (status == CENOTE_OK && kernels)
-        status = qwen_speed_measure_kernels(budget, thread_count, speed, err);
+    if (status == CENOTE_OK && missing->kernels)
+        status = qwen_speed_measure_kernels(budget, missing->thread_count, speed, err);
     return status;
 }
 
-cenote_status cli_speed_get(qwen_model *model, cenote_budget *budget, uint32_t thread_count,
-                            bool anew, qwen_speed *out_speed, cenote_error *err)
+cenote_status cli_speed_get(qwen_model *model, cenote_budget *budget, cenote_io_engine engine,
+                            uint32_t thread_count, bool anew, qwen_speed *out_speed,
+                            cenote_error *err)
 {
     struct keys keys;
     qwen_speed speed = {0};
-    find_keys(model, thread_count, &keys);
+    host_key(&keys);
+    disk_key(model, engine, &keys);
+    threads_key(thread_count, &keys);
     json_t *store = load_store(&keys);
     if (store == NULL)
         return cenote_error_set(err, CENOTE_E_NOMEM, "no memory for the rates");
-    bool has_disk = !anew && stored_disk(store, &keys, &speed);
-    bool has_kernels = !anew && stored_kernels(store, &keys, &speed);
+    const struct missing missing = {.disk = anew || !stored_disk(store, &keys, &speed),
+                                    .kernels = anew || !stored_kernels(store, &keys, &speed),
+                                    .engine = engine,
+                                    .thread_count = thread_count};
     cenote_status status = CENOTE_OK;
-    if (!has_disk || !has_kernels) {
-        status = measure(model, budget, thread_count, !has_disk, !has_kernels, &speed, err);
+    if (missing.disk || missing.kernels) {
+        status = measure(model, budget, &missing, &speed, err);
         if (status == CENOTE_OK)
             keep(store, &keys, &speed);
     }
@@ -197,21 +221,23 @@ cenote_status cli_speed_get(qwen_model *model, cenote_budget *budget, uint32_t t
     return status;
 }
 
-bool cli_speed_stored(const qwen_model *model, uint32_t thread_count, qwen_speed *out_speed)
+bool cli_speed_kernels(uint32_t thread_count, qwen_speed *out_speed)
 {
     struct keys keys;
-    find_keys(model, thread_count, &keys);
+    host_key(&keys);
+    threads_key(thread_count, &keys);
     json_t *store = load_store(&keys);
-    bool stored = stored_disk(store, &keys, out_speed) && stored_kernels(store, &keys, out_speed);
+    bool stored = stored_kernels(store, &keys, out_speed);
     json_decref(store);
     return stored;
 }
 
-uint32_t cli_speed_depth(const qwen_model *model)
+uint32_t cli_speed_depth(qwen_model *model, cenote_io_engine engine)
 {
     struct keys keys;
     qwen_speed speed;
-    find_keys(model, 0, &keys);
+    host_key(&keys);
+    disk_key(model, engine, &keys);
     json_t *store = load_store(&keys);
     bool stored = stored_disk(store, &keys, &speed);
     json_decref(store);

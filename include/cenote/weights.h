@@ -120,20 +120,6 @@ typedef struct cenote_weights_stats {
 CENOTE_API void cenote_weights_stats_get(const cenote_weights *weights,
                                          cenote_weights_stats *out_stats);
 
-typedef struct cenote_disk_speed {
-    double bytes_per_s;
-    uint64_t chunk_bytes; /**< of the reads that were the fastest */
-    uint32_t depth;       /**< and how many of them at a time */
-} cenote_disk_speed;
-
-/** Reads parts of the checkpoint for a second or two, past the page cache where that works, to
- * learn how fast they come. Takes 32 MiB of @p pool meanwhile. bytes_per_s is 0 for files smaller
- * than a chunk. Errors: CENOTE_E_IO, CENOTE_E_BUDGET, CENOTE_E_NOMEM. */
-CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_measure_disk(cenote_weights *weights,
-                                                                       cenote_pool *pool,
-                                                                       cenote_disk_speed *out_speed,
-                                                                       cenote_error *err);
-
 /* ---- panels ---- */
 
 /** One matrix of a program: all its rows, in panels of rows_per_panel (the last may be shorter).
@@ -229,6 +215,23 @@ typedef struct cenote_stream_options {
     {                                                                                              \
         CENOTE_STREAM_OPTIONS_VERSION, 0, 0, 0, CENOTE_ENGINE_AUTO, NULL, NULL                     \
     }
+
+/** What a stream with CENOTE_ENGINE_AUTO would get here, CENOTE_ENGINE_URING or _PREAD; another
+ *  @p engine is returned as it is. Cost: it opens a ring and closes it. */
+CENOTE_API cenote_io_engine cenote_weights_engine(cenote_weights *weights, cenote_io_engine engine);
+
+typedef struct cenote_disk_speed {
+    double bytes_per_s;
+    uint32_t depth; /**< so many reads at a time were the fastest: 8 or 16 */
+} cenote_disk_speed;
+
+/** Reads parts of the checkpoint for a second, as a stream with panels of @p panel_bytes would, to
+ *  learn how fast they come. Takes 16 panels of @p pool meanwhile. bytes_per_s is 0 where the files
+ *  are smaller than a panel. Errors: CENOTE_E_INVAL, CENOTE_E_IO, CENOTE_E_BUDGET, CENOTE_E_NOMEM,
+ *  CENOTE_E_UNSUPPORTED (the engine is denied). */
+CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_weights_measure_disk(
+    cenote_weights *weights, cenote_pool *pool, uint64_t panel_bytes, cenote_io_engine engine,
+    cenote_disk_speed *out_speed, cenote_error *err);
 
 /** Bytes of the ring: what create takes from the pool. A slot is one panel plus room for the file
  *  offset's residue and the last block's end. */

@@ -476,6 +476,11 @@ const cenote_stream_item *qwen_model_matrices(const qwen_model *model, uint32_t 
     return model->vision_items;
 }
 
+uint64_t qwen_model_panel_bytes(const qwen_model *model)
+{
+    return model->panel_bytes_max;
+}
+
 uint32_t qwen_model_extra_count(const qwen_model *model)
 {
     return model->extra_count;

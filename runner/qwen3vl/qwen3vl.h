@@ -44,6 +44,8 @@ cenote_weights *qwen_model_weights_mutable(qwen_model *model);
 uint32_t qwen_model_extra_count(const qwen_model *model);
 /** The matrices that runs stream, cut as they are streamed: what a packed copy holds. */
 const cenote_stream_item *qwen_model_matrices(const qwen_model *model, uint32_t *out_count);
+/** The largest of their panels: a read of a stream. */
+uint64_t qwen_model_panel_bytes(const qwen_model *model);
 /** Weight bytes that one decoded token touches. */
 uint64_t qwen_model_bytes_per_token(const qwen_model *model);
 /** "vision", "embedding", "text" or "head"; "extra" for a tensor that the model does not use. */
@@ -219,9 +221,10 @@ typedef struct qwen_speed {
     double memory_bytes_per_s; /**< the same threads merely reading bf16 from memory */
 } qwen_speed;
 
-/** The disk's rate under the model's files: a second, 32 MiB of its budget. The rest stays. */
-CENOTE_MUST_CHECK cenote_status qwen_speed_measure_disk(qwen_model *model, qwen_speed *speed,
-                                                        cenote_error *err);
+/** The disk's rate under the model's files, read in the model's panels by @p engine: a second, 16
+ *  panels of its budget. The rest stays. */
+CENOTE_MUST_CHECK cenote_status qwen_speed_measure_disk(qwen_model *model, cenote_io_engine engine,
+                                                        qwen_speed *speed, cenote_error *err);
 /** The kernels' rates: half a second, 180 MiB of @p budget. disk_bytes_per_s stays. */
 CENOTE_MUST_CHECK cenote_status qwen_speed_measure_kernels(cenote_budget *budget,
                                                            uint32_t thread_count, qwen_speed *speed,

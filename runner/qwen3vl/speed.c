@@ -171,16 +171,18 @@ static cenote_status run_course(cenote_pool *pool, cenote_team *team, qwen_speed
     return status;
 }
 
-cenote_status qwen_speed_measure_disk(qwen_model *model, qwen_speed *speed, cenote_error *err)
+cenote_status qwen_speed_measure_disk(qwen_model *model, cenote_io_engine engine, qwen_speed *speed,
+                                      cenote_error *err)
 {
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    options.quota_bytes = 48u << 20;
+    options.quota_bytes = (16u << 20) + 32 * model->panel_bytes_max;
     cenote_pool *pool;
     cenote_disk_speed disk;
     cenote_status status = cenote_pool_create(model->budget, &options, &pool, err);
     if (status != CENOTE_OK)
         return status;
-    status = cenote_weights_measure_disk(model->weights, pool, &disk, err);
+    status = cenote_weights_measure_disk(model->weights, pool, model->panel_bytes_max, engine,
+                                         &disk, err);
     if (status == CENOTE_OK) {
         speed->disk_bytes_per_s = disk.bytes_per_s;
         speed->disk_depth = disk.depth;

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cenote/status.h>
+#include <cenote/weights.h>
 
 #include "os/os.h"
 
@@ -27,6 +27,13 @@ enum cn_reader_engine {
     CN_READER_URING,
     CN_READER_PREAD
 };
+
+static inline enum cn_reader_engine cn_reader_engine_of(cenote_io_engine engine)
+{
+    return engine == CENOTE_ENGINE_URING   ? CN_READER_URING
+           : engine == CENOTE_ENGINE_PREAD ? CN_READER_PREAD
+                                           : CN_READER_AUTO;
+}
 
 struct cn_reader;
 

@@ -355,9 +355,7 @@ static cenote_status open_reader(struct cenote_stream *s, cenote_io_engine engin
     if (s->pack != NULL)
         w->fds[w->file_count] = cn_pack_file(s->pack)->fd;
     struct cn_reader_options options = {
-        .engine = engine == CENOTE_ENGINE_URING   ? CN_READER_URING
-                  : engine == CENOTE_ENGINE_PREAD ? CN_READER_PREAD
-                                                  : CN_READER_AUTO,
+        .engine = cn_reader_engine_of(engine),
         .depth = s->depth,
         .buffers = s->block,
         .buffers_bytes = s->slot_count * s->slot_bytes,

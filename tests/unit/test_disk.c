@@ -56,12 +56,18 @@ static void rig_close(struct rig *rig)
     cn_fake_destroy(rig->fake);
 }
 
+static cenote_status try_measure(struct rig *rig, cenote_disk_speed *speed, cenote_error *err)
+{
+    return cenote_weights_measure_disk(rig->weights, rig->pool, MIB, CENOTE_ENGINE_AUTO, speed,
+                                       err);
+}
+
 static cenote_disk_speed measure(struct rig *rig, const struct cn_fake_disk *disk)
 {
     cenote_disk_speed speed = {0};
     cenote_error err;
     cn_fake_disk_set(rig->fake, disk);
-    if (cenote_weights_measure_disk(rig->weights, rig->pool, &speed, &err) != CENOTE_OK)
+    if (try_measure(rig, &speed, &err) != CENOTE_OK)
         fail_msg("%s", err.message);
     return speed;
 }
@@ -70,19 +76,13 @@ static void expect_rate(const cenote_disk_speed *speed, double rate, double tole
 {
     double off = speed->bytes_per_s / rate - 1;
     if (off < -tolerance || off > tolerance)
-        fail_msg("%.0f bytes a second with %u reads of %llu, expected %.0f", speed->bytes_per_s,
-                 speed->depth, (unsigned long long)speed->chunk_bytes, rate);
+        fail_msg("%.0f bytes a second with %u reads, expected %.0f", speed->bytes_per_s,
+                 speed->depth, rate);
 }
 
-static void expect_pair(const cenote_disk_speed *speed, uint64_t chunk_bytes, uint32_t depth)
-{
-    assert_int_equal(speed->chunk_bytes, chunk_bytes);
-    assert_int_equal(speed->depth, depth);
-}
+/* ---- the figure and the depth ---- */
 
-/* ---- the figure and the pair ---- */
-
-/* The bus is the bound: every pair gives its rate, and the least memory in flight is taken. */
+/* The bus is the bound: either depth gives its rate, and the least memory in flight is taken. */
 static void test_bound_by_the_bus(void **state)
 {
     (void)state;
@@ -98,14 +98,14 @@ static void test_bound_by_the_bus(void **state)
         cenote_disk_speed speed = measure(&rig, &disk);
         uint64_t took_ns = cn_fake_os(rig.fake)->ops->clock_ns(cn_fake_os(rig.fake)) - before_ns;
         expect_rate(&speed, rates[i], 0.01);
-        expect_pair(&speed, MIB / 2, 8);
-        /* five short trials and a long one, and what the last reads take */
-        assert_true(took_ns > 1600 * MS && took_ns < 1600 * MS + 12 * (uint64_t)(17e15 / rates[i]));
+        assert_int_equal(speed.depth, 8);
+        /* two short trials and a long one, and what the last reads take */
+        assert_true(took_ns > 1000 * MS && took_ns < 1000 * MS + 6 * (uint64_t)(17e15 / rates[i]));
         rig_close(&rig);
     }
 }
 
-/* A far disk: only bytes in flight help, and 16 reads of 1 MiB or 8 of 2 MiB are the most. */
+/* A far disk: only bytes in flight help, and 16 reads are the most. */
 static void test_bound_by_bytes_in_flight(void **state)
 {
     (void)state;
@@ -114,12 +114,12 @@ static void test_bound_by_bytes_in_flight(void **state)
         .latency_ns = 20 * MS, .latency_random_ns = 20 * MS, .bytes_per_s = 2000000000};
     rig_open(&rig, "two", CENOTE_IO_AUTO);
     cenote_disk_speed speed = measure(&rig, &disk);
-    assert_int_equal(speed.chunk_bytes * speed.depth, 16 * MIB);
+    assert_int_equal(speed.depth, 16);
     expect_rate(&speed, 16.0 * MIB / 30e-3, 0.1);
     rig_close(&rig);
 }
 
-/* One read at a time: they follow each other, each pays the latency, so the largest is the best. */
+/* One read at a time: they follow each other, each pays the latency, and company does not help. */
 static void test_bound_by_latency(void **state)
 {
     (void)state;
@@ -127,8 +127,53 @@ static void test_bound_by_latency(void **state)
     struct cn_fake_disk disk = {.latency_ns = 4 * MS, .lanes = 1, .bytes_per_s = 400000000};
     rig_open(&rig, "two", CENOTE_IO_AUTO);
     cenote_disk_speed speed = measure(&rig, &disk);
-    expect_pair(&speed, 2 * MIB, 8);
-    expect_rate(&speed, 2.0 * MIB / (4e-3 + 2.0 * MIB / 400e6), 0.02);
+    assert_int_equal(speed.depth, 8);
+    expect_rate(&speed, MIB / (4e-3 + MIB / 400e6), 0.02);
+    rig_close(&rig);
+}
+
+/* Small reads pay the latency more often. A panel's bytes need not be a multiple of anything. */
+static void test_panels(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct cn_fake_disk disk = {.latency_ns = 4 * MS, .lanes = 1, .bytes_per_s = 400000000};
+    cenote_disk_speed speed = {0};
+    cenote_error err;
+    rig_open(&rig, "two", CENOTE_IO_AUTO);
+    cn_fake_disk_set(rig.fake, &disk);
+    assert_int_equal(cenote_weights_measure_disk(rig.weights, rig.pool, MIB / 4 - 100,
+                                                 CENOTE_ENGINE_URING, &speed, &err),
+                     CENOTE_OK);
+    expect_rate(&speed, MIB / 4 / (4e-3 + MIB / 4 / 400e6), 0.02);
+    assert_int_equal(
+        cenote_weights_measure_disk(rig.weights, rig.pool, 0, CENOTE_ENGINE_URING, &speed, &err),
+        CENOTE_E_INVAL);
+    rig_close(&rig);
+}
+
+/* Which engine there is, and that it is the one asked for that is measured. */
+static void test_engine(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct cn_fake_disk disk = {.latency_ns = 10 * US, .bytes_per_s = 100000000};
+    cenote_disk_speed speed;
+    cenote_error err;
+    rig_open(&rig, "two", CENOTE_IO_AUTO);
+    cn_fake_disk_set(rig.fake, &disk);
+    assert_int_equal(cenote_weights_engine(rig.weights, CENOTE_ENGINE_AUTO), CENOTE_ENGINE_URING);
+    uint64_t opened = cn_fake_calls(rig.fake, CN_FAKE_RING_OPEN);
+    assert_int_equal(
+        cenote_weights_measure_disk(rig.weights, rig.pool, MIB, CENOTE_ENGINE_PREAD, &speed, &err),
+        CENOTE_OK);
+    assert_int_equal(cn_fake_calls(rig.fake, CN_FAKE_RING_OPEN), opened);
+    cn_fake_fail(rig.fake, CN_FAKE_RING_OPEN, 1, EPERM);
+    assert_int_equal(cenote_weights_engine(rig.weights, CENOTE_ENGINE_AUTO), CENOTE_ENGINE_PREAD);
+    cn_fake_fail(rig.fake, CN_FAKE_RING_OPEN, 1, EPERM);
+    assert_int_equal(
+        cenote_weights_measure_disk(rig.weights, rig.pool, MIB, CENOTE_ENGINE_URING, &speed, &err),
+        CENOTE_E_UNSUPPORTED);
     rig_close(&rig);
 }
 
@@ -189,27 +234,25 @@ static void test_errors(void **state)
     cn_fake_disk_set(rig.fake, &disk);
     for (unsigned nth = 1; nth <= 40; nth += 3) {
         cn_fake_fault_add(rig.fake, (struct cn_fake_fault){CN_FAULT_ERROR, nth, 1, EIO});
-        assert_int_equal(cenote_weights_measure_disk(rig.weights, rig.pool, &speed, &err),
-                         CENOTE_E_IO);
+        assert_int_equal(try_measure(&rig, &speed, &err), CENOTE_E_IO);
         assert_int_equal(speed.depth, 77);
         assert_non_null(strstr(err.message, "safetensors"));
         assert_non_null(strstr(err.message, strerror(EIO)));
         cn_fake_faults_clear(rig.fake);
     }
-    /* the first shard has one chunk of 512 KiB, the next ones are the second's */
+    /* the first shard has one MiB, the next ones are the second's */
     cn_fake_fault_add(rig.fake, (struct cn_fake_fault){CN_FAULT_ERROR, 1, 1, EIO});
-    assert_int_equal(cenote_weights_measure_disk(rig.weights, rig.pool, &speed, &err), CENOTE_E_IO);
+    assert_int_equal(try_measure(&rig, &speed, &err), CENOTE_E_IO);
     assert_non_null(strstr(err.message, "a.safetensors"));
     cn_fake_faults_clear(rig.fake);
     cn_fake_fault_add(rig.fake, (struct cn_fake_fault){CN_FAULT_ERROR, 2, 1, EIO});
-    assert_int_equal(cenote_weights_measure_disk(rig.weights, rig.pool, &speed, &err), CENOTE_E_IO);
+    assert_int_equal(try_measure(&rig, &speed, &err), CENOTE_E_IO);
     assert_non_null(strstr(err.message, "b.safetensors"));
     cn_fake_faults_clear(rig.fake);
     /* memory that the budget has not */
     void *rest;
-    assert_int_equal(cenote_pool_alloc(rig.pool, 100 * MIB, &rest, &err), CENOTE_OK);
-    assert_int_equal(cenote_weights_measure_disk(rig.weights, rig.pool, &speed, &err),
-                     CENOTE_E_BUDGET);
+    assert_int_equal(cenote_pool_alloc(rig.pool, 112 * MIB, &rest, &err), CENOTE_OK);
+    assert_int_equal(try_measure(&rig, &speed, &err), CENOTE_E_BUDGET);
     cenote_pool_free(rig.pool, rest);
     assert_int_equal(speed.depth, 77);
     rig_close(&rig);
@@ -224,7 +267,7 @@ static void test_truncated(void **state)
     cenote_error err;
     rig_open(&rig, "two", CENOTE_IO_AUTO);
     cn_fake_fault_add(rig.fake, (struct cn_fake_fault){CN_FAULT_TRUNCATE, 5, 1, MIB});
-    assert_int_equal(cenote_weights_measure_disk(rig.weights, rig.pool, &speed, &err), CENOTE_E_IO);
+    assert_int_equal(try_measure(&rig, &speed, &err), CENOTE_E_IO);
     assert_non_null(strstr(err.message, "end"));
     rig_close(&rig);
 }
@@ -265,7 +308,7 @@ static int group_up(void **state)
     test_folder_create(TEST_SCRATCH_DIR, folder, sizeof folder);
     if (mkdir(in_folder("two"), 0700) != 0 || mkdir(in_folder("small"), 0700) != 0)
         return -1;
-    write_tensor("two/a.safetensors", "a", MIB - 4096);
+    write_tensor("two/a.safetensors", "a", MIB + 4096);
     write_tensor("two/b.safetensors", "b", 9 * MIB + 123);
     write_tensor("small/m.safetensors", "m", MIB / 4);
     return 0;
@@ -287,7 +330,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bound_by_the_bus), cmocka_unit_test(test_bound_by_bytes_in_flight),
-        cmocka_unit_test(test_bound_by_latency), cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_bound_by_latency), cmocka_unit_test(test_panels),
+        cmocka_unit_test(test_engine),           cmocka_unit_test(test_pool),
         cmocka_unit_test(test_drops_behind),     cmocka_unit_test(test_small_files),
         cmocka_unit_test(test_errors),           cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_short_reads),
