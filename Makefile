@@ -19,7 +19,7 @@ DEPS_FUZZ  = $(DEPS_BUILD) clang libcmocka-dev
 install_deps = @sh tools/deps.sh $(1)
 
 .DEFAULT_GOAL := release
-.PHONY: help release deps demo demo-model test fuzz bench bench-stream soak install clean format man
+.PHONY: help release deps demo demo-model test fuzz bench bench-stream bench-replay soak install clean format man
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-stream: ## streaming against its bound and against peers (half an hour; do
 	@mkdir -p build
 	$(call install_deps,$(DEPS_STREAM))
 	@sh tools/bench_stream.sh $(JOBS) $(ARGS)
+
+bench-replay: release ## footprints of the allocators on a serving trace (a minute; docs/allocation.md)
+	@python3 bench/replay.py $(RELEASE)/cli/cenote $(ARGS)
 
 soak: ## run the stress tests over and over, SOAK_MINUTES (default 30)
 	@mkdir -p build

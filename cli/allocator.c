@@ -98,6 +98,17 @@ static uint64_t cenote_footprint(const struct cli_allocator *a)
     return stats.charged_peak_bytes - a->charged_bytes;
 }
 
+static uint64_t cenote_committed(const struct cli_allocator *a)
+{
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < a->trace->pool_count; i++) {
+        cenote_pool_stats stats;
+        cenote_pool_stats_get(a->pools[i], &stats);
+        total += stats.committed_total_bytes;
+    }
+    return total;
+}
+
 /* ---- buddy ---- */
 
 static uint64_t round_up_power(uint64_t size_bytes)
@@ -209,10 +220,12 @@ static void no_trim(struct cli_allocator *a, const struct cli_trace_op *op)
 }
 
 const struct cli_allocator_kind cli_allocator_kinds[] = {
-    {"cenote", true, cenote_open, cenote_alloc, cenote_free, cenote_trim, cenote_footprint},
-    {"buddy", false, buddy_open, buddy_alloc, buddy_free, no_trim, end_peak},
-    {"best-fit", false, best_fit_open, fit_alloc, fit_free, no_trim, fit_footprint},
-    {"first-fit", false, first_fit_open, fit_alloc, fit_free, no_trim, fit_footprint},
+    {"cenote", true, cenote_open, cenote_alloc, cenote_free, cenote_trim, cenote_footprint,
+     cenote_committed},
+    {"buddy", false, buddy_open, buddy_alloc, buddy_free, no_trim, end_peak, end_peak},
+    {"best-fit", false, best_fit_open, fit_alloc, fit_free, no_trim, fit_footprint, fit_footprint},
+    {"first-fit", false, first_fit_open, fit_alloc, fit_free, no_trim, fit_footprint,
+     fit_footprint},
 };
 const size_t cli_allocator_kind_count = sizeof cli_allocator_kinds / sizeof cli_allocator_kinds[0];
 

@@ -33,6 +33,8 @@ struct cli_allocator_kind {
     void (*trim)(struct cli_allocator *allocator, const struct cli_trace_op *op);
     /* The most memory that was held at one time. */
     uint64_t (*footprint)(const struct cli_allocator *allocator);
+    /* Memory that was committed, each time that it was: what page faults would be paid for. */
+    uint64_t (*committed)(const struct cli_allocator *allocator);
 };
 
 extern const struct cli_allocator_kind cli_allocator_kinds[];

@@ -175,6 +175,8 @@ static void print_text(const struct replay *replay)
     printf("footprint    %s, %.4f of what lives at most\n",
            cli_memory_text(replay->allocator.kind->footprint(&replay->allocator), footprint),
            ratio(replay));
+    printf("committed    %s in all\n",
+           cli_memory_text(replay->allocator.kind->committed(&replay->allocator), all));
     printf("refused      %" PRIu64 "\n", replay->refused_count);
     if (trace->recorded)
         printf("as recorded  %" PRIu64 " of the offsets, %" PRIu64 " of them not\n",
@@ -193,32 +195,50 @@ static json_t *times_json(const struct cli_histogram *histogram)
                      cli_json_count(histogram->largest));
 }
 
+static json_t *trace_json(const struct cli_trace *trace)
+{
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "op_count", cli_json_count(trace->op_count),
+        "alloc_count", cli_json_count(trace->alloc_count), "alloc_bytes",
+        cli_json_count(trace->alloc_bytes), "live_count_peak",
+        cli_json_count(trace->live_count_peak), "live_bytes_peak",
+        cli_json_count(trace->live_bytes_peak), "refused_count",
+        cli_json_count(trace->refused_count), "foreign_count", cli_json_count(trace->foreign_count),
+        "torn_bytes", cli_json_count(trace->torn_bytes));
+}
+
+static json_t *memory_json(const struct replay *replay)
+{
+    const struct cli_allocator *allocator = &replay->allocator;
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "footprint_bytes",
+                     cli_json_count(allocator->kind->footprint(allocator)), "ratio",
+                     cli_json_real(ratio(replay)), "committed_bytes",
+                     cli_json_count(allocator->kind->committed(allocator)), "refused_count",
+                     cli_json_count(replay->refused_count), "refused_bytes",
+                     cli_json_count(replay->refused_bytes));
+}
+
+static json_t *time_json(const struct replay *replay)
+{
+    return json_pack("{s:o, s:o, s:o, s:o}", "alloc_ns", times_json(&replay->alloc_ns), "free_ns",
+                     times_json(&replay->free_ns), "clock_ns", cli_json_count(replay->clock_ns),
+                     "seconds", cli_json_real(replay->seconds));
+}
+
 static bool print_json(const struct replay *replay)
 {
-    const struct cli_trace *trace = &replay->trace;
     const struct cli_options *options = replay->options;
     char digest[17];
     snprintf(digest, sizeof digest, "%016" PRIx64, cli_digest_sum(replay->digest));
     return cli_json_print(json_pack(
-        "{s:s, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, "
-        "s:o, s:o, s:o, s:o, s:o, s:o}",
-        "schema", "cenote.replay/1", "version", cenote_version(), "path",
+        "{s:s, s:s, s:o, s:s, s:o, s:o, s:s, s:o, s:o, s:o}", "schema", "cenote.replay/1",
+        "version", cenote_version(), "path",
         options->path != NULL ? cli_json_text(options->path) : json_null(), "allocator",
         replay->allocator.kind->name, "budget_bytes",
         options->capacity_bytes > 0 ? cli_json_count(options->capacity_bytes) : json_null(),
-        "op_count", cli_json_count(trace->op_count), "alloc_count",
-        cli_json_count(trace->alloc_count), "alloc_bytes", cli_json_count(trace->alloc_bytes),
-        "live_count_peak", cli_json_count(trace->live_count_peak), "live_bytes_peak",
-        cli_json_count(trace->live_bytes_peak), "footprint_bytes",
-        cli_json_count(replay->allocator.kind->footprint(&replay->allocator)), "footprint_ratio",
-        cli_json_real(ratio(replay)), "digest", digest, "recorded_offsets",
-        trace->recorded ? cli_json_count(replay->same_count) : json_null(), "recorded_refused",
-        cli_json_count(trace->refused_count), "foreign_frees", cli_json_count(trace->foreign_count),
-        "torn_bytes", cli_json_count(trace->torn_bytes), "refused_count",
-        cli_json_count(replay->refused_count), "refused_bytes",
-        cli_json_count(replay->refused_bytes), "alloc_ns", times_json(&replay->alloc_ns), "free_ns",
-        times_json(&replay->free_ns), "seconds", cli_json_real(replay->seconds), "clock_ns",
-        cli_json_count(replay->clock_ns)));
+        "trace", trace_json(&replay->trace), "digest", digest, "recorded_offsets",
+        replay->trace.recorded ? cli_json_count(replay->same_count) : json_null(), "memory",
+        memory_json(replay), "time", time_json(replay)));
 }
 
 /* What of a recording is not in the replay. */

@@ -41,20 +41,20 @@ get() { # PATH: of the JSON in out
 printf '# a small one\na 1 768\na 2 256\r\na 3 512\na 4 256\nf 1\nf 3\na 5 512 256\na 6 768\na 7 0\nf 7\n' >small
 expect 0 small --allocator first-fit --json
 [ "$(get schema)" = cenote.replay/1 ] || fail "schema"
-[ "$(get op_count)" = 10 ] || fail "operations"
-[ "$(get alloc_count)" = 7 ] || fail "allocations"
-[ "$(get live_bytes_peak)" = 1792 ] || fail "live"
-[ "$(get live_count_peak)" = 5 ] || fail "live blocks"
-[ "$(get footprint_bytes)" = 2560 ] || fail "footprint of first fit"
-[ "$(get alloc_ns.count)" = 6 ] || fail "the block of no bytes was asked for"
-[ "$(get free_ns.count)" = 2 ] || fail "frees"
+[ "$(get trace.op_count)" = 10 ] || fail "operations"
+[ "$(get trace.alloc_count)" = 7 ] || fail "allocations"
+[ "$(get trace.live_bytes_peak)" = 1792 ] || fail "live"
+[ "$(get trace.live_count_peak)" = 5 ] || fail "live blocks"
+[ "$(get memory.footprint_bytes)" = 2560 ] || fail "footprint of first fit"
+[ "$(get time.alloc_ns.count)" = 6 ] || fail "the block of no bytes was asked for"
+[ "$(get time.free_ns.count)" = 2 ] || fail "frees"
 expect 0 small --allocator best-fit --json
-[ "$(get footprint_bytes)" = 1792 ] || fail "footprint of best fit"
+[ "$(get memory.footprint_bytes)" = 1792 ] || fail "footprint of best fit"
 expect 0 small --allocator buddy --json
-[ "$(get footprint_bytes)" -gt 1792 ] || fail "footprint of buddy"
+[ "$(get memory.footprint_bytes)" -gt 1792 ] || fail "footprint of buddy"
 expect 0 small --json
 [ "$(get allocator)" = cenote ] || fail "the default"
-[ "$(get footprint_bytes)" -ge 65536 ] || fail "footprint of cenote"
+[ "$(get memory.footprint_bytes)" -ge 65536 ] || fail "footprint of cenote"
 expect 0 small
 grep -q '^digest  *[0-9a-f]\{16\}$' out || fail "digest"
 [ -s err ] && fail "it spoke"
@@ -63,8 +63,8 @@ grep -q '^digest  *[0-9a-f]\{16\}$' out || fail "digest"
 
 # What does not fit is left out.
 expect 3 small --allocator first-fit --budget 1536 --json
-[ "$(get refused_count)" = 2 ] || fail "refused"
-[ "$(get refused_bytes)" = 1024 ] || fail "refused bytes"
+[ "$(get memory.refused_count)" = 2 ] || fail "refused"
+[ "$(get memory.refused_bytes)" = 1024 ] || fail "refused bytes"
 grep -q "2 allocations of 7 did not fit" err || fail "no note"
 expect 3 small --allocator first-fit --budget 1536 --quiet
 [ -s err ] && fail "quiet spoke"
@@ -99,9 +99,9 @@ model=$4/models/qwen3vl-tiny
 CENOTE_TRACE=run.trace "$cenote" run "$model" --prompt hello --max-tokens 2 --quiet >out 2>err ||
     fail "a recorded run"
 expect 0 run.trace --json
-[ "$(get alloc_count)" -gt 10 ] || fail "too few allocations"
-[ "$(get recorded_offsets)" = "$(get alloc_count)" ] || fail "other offsets than recorded"
-[ "$(get torn_bytes)" = 0 ] || fail "torn"
+[ "$(get trace.alloc_count)" -gt 10 ] || fail "too few allocations"
+[ "$(get recorded_offsets)" = "$(get trace.alloc_count)" ] || fail "other offsets than recorded"
+[ "$(get trace.torn_bytes)" = 0 ] || fail "torn"
 if CENOTE_TRACE=run.trace "$cenote" run "$model" --prompt hello >out 2>err; then
     fail "a trace was written over"
 fi
@@ -121,9 +121,9 @@ if [ "$build_type" != Debug ]; then
     wait $pid || :
     head -c 50000 killed.trace >torn.trace
     expect 0 torn.trace --json
-    [ "$(get torn_bytes)" -gt 0 ] || fail "nothing is torn"
-    [ "$(get op_count)" -gt 5000 ] || fail "too few operations of a torn trace"
-    grep -q "its last $(get torn_bytes) bytes are not replayed" err || fail "the end is not said"
+    [ "$(get trace.torn_bytes)" -gt 0 ] || fail "nothing is torn"
+    [ "$(get trace.op_count)" -gt 5000 ] || fail "too few operations of a torn trace"
+    grep -q "its last $(get trace.torn_bytes) bytes are not replayed" err || fail "the end is not said"
     expect 0 killed.trace
 fi
 printf 'CNTRACE1' >bare
