@@ -1,0 +1,35 @@
+#!/bin/sh
+# compilers.sh CENOTE JSON_GET ROOT: the other compiler's code gives each block of a trace the place
+# that it has in this build.
+set -eu
+cenote=$1 json_get=$2 root=$3
+case $($CC --version) in *clang*) other=gcc ;; *) other=clang ;; esac
+command -v $other >/dev/null 2>&1 || { echo "skipped: no $other"; exit 77; }
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+cd "$root"
+# What replay is made of, without the rest of the command and the library.
+compile="$other -std=gnu17 -O2 -D_GNU_SOURCE -Iinclude -Isrc -Icli -Irunner/qwen3vl"
+parts=$(find src/base src/os/linux src/os/*.c src/alloc src/pool src/monitor -name '*.c')
+objects=
+for part in $parts; do
+    case $part in
+    *_avx2.c)
+        $compile -mavx2 -c "$part" -o "$scratch/${part##*/}.o"
+        parts=$(echo "$parts" | grep -vx "$part")
+        objects="$objects $scratch/${part##*/}.o"
+        ;;
+    esac
+done
+# shellcheck disable=SC2086
+$compile -o "$scratch/digests" tests/system/replay_digests.c cli/allocator.c cli/digest.c cli/fit.c \
+    cli/size.c cli/trace.c cli/trace_vlm.c $parts $objects -luring -lpthread -lm
+"$scratch/digests" >"$scratch/lines"
+[ "$(wc -l <"$scratch/lines")" = 8 ] || { echo "not 8 digests"; exit 1; }
+while read -r allocator kind digest; do
+    ours=$("$cenote" replay --generate "vlm:1:20000:$kind" --allocator "$allocator" --json |
+        "$json_get" digest)
+    [ "$ours" = "$digest" ] || { echo "$allocator, $kind: $ours here, $digest by $other"; exit 1; }
+done <"$scratch/lines"
+echo "$other gives the same offsets"
