@@ -61,6 +61,13 @@ struct cn_os_ops {
     int (*memory_commit)(struct cn_os *os, void *address, size_t size_bytes, bool huge);
     void (*memory_decommit)(struct cn_os *os, void *address, size_t size_bytes);
 
+    /* Moves the pages of a committed part, not their bytes, to another part of a reservation; the
+     * two do not overlap. What was at to, committed or not, is gone; what moved is committed there
+     * and no more at from. @return the bytes moved, from the front: all, or fewer (whole granules)
+     * when the kernel refuses the rest, which stays as it is; a negative errno when it moves none.
+     * Cheap where both have the same offset in 2 MiB, for then page tables move as a whole. */
+    int64_t (*memory_remap)(struct cn_os *os, void *from, void *to, size_t size_bytes);
+
     /* files, read only; pread may return fewer bytes than asked for, 0 at the end of the file */
     int (*file_open)(struct cn_os *os, const char *path, int flags, int *out_fd);
     void (*file_close)(struct cn_os *os, int fd);

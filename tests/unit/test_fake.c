@@ -257,10 +257,29 @@ static void test_memory(void **state)
     ops->memory_decommit(rig->os, second, GRANULE);
     assert_int_equal(cn_fake_books_get(rig->fake).committed_bytes, 3 * GRANULE);
     assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 0);
+    /* A remap that fails gets half way; what it takes the place of is not counted any more. */
+    char *base_bytes = base;
+    base_bytes[GRANULE * 2] = 7, base_bytes[GRANULE * 3] = 8;
+    cn_fake_fail(rig->fake, CN_FAKE_REMAP, 1, ENOMEM);
+    assert_int_equal(ops->memory_remap(rig->os, second + GRANULE, base, 2 * GRANULE), GRANULE);
+    assert_int_equal(base_bytes[0], 7);
+    assert_int_equal(base_bytes[3 * GRANULE], 8);
+    assert_int_equal(cn_fake_books_get(rig->fake).committed_bytes, 2 * GRANULE);
+    cn_fake_fail(rig->fake, CN_FAKE_REMAP, 1, ENOMEM);
+    assert_int_equal(ops->memory_remap(rig->os, base, second, GRANULE), -ENOMEM);
+    assert_int_equal(ops->memory_remap(rig->os, base, second, GRANULE), GRANULE);
+    assert_int_equal(second[0], 7);
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 0);
+    assert_int_equal(ops->memory_remap(rig->os, second, second, GRANULE), -EINVAL);
+    assert_int_equal(ops->memory_remap(rig->os, base, base_bytes + 3 * GRANULE, GRANULE), -EINVAL);
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 2);
+    assert_int_equal(ops->memory_commit(rig->os, base, GRANULE, false), 0);
+    assert_int_equal(ops->memory_commit(rig->os, second + GRANULE, GRANULE, false), 0);
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 2);
     /* Twice, and past the end. */
     assert_int_equal(ops->memory_commit(rig->os, base, GRANULE, false), 0);
     assert_int_equal(ops->memory_commit(rig->os, second, 4 * GRANULE, false), -EINVAL);
-    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 2);
+    assert_int_equal(cn_fake_books_get(rig->fake).misuse_count, 4);
     ops->memory_release(rig->os, base, 4 * GRANULE);
     struct cn_fake_books books = cn_fake_books_get(rig->fake);
     assert_int_equal(books.committed_bytes, 0);

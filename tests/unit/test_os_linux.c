@@ -83,6 +83,104 @@ static void test_commit_and_decommit(void **state)
     assert_true(SHADOW_MEMORY || faults(base)); /* a sanitizer may map something there at once */
 }
 
+static bool holds(const char *data, size_t size, char mark)
+{
+    for (size_t i = 0; i < size; i += PAGE)
+        if (data[i] != mark + (char)(i / GRANULE))
+            return false;
+    return true;
+}
+
+static void fill(char *data, size_t size, char mark)
+{
+    for (size_t i = 0; i < size; i += PAGE)
+        data[i] = (char)(mark + (char)(i / GRANULE));
+}
+
+static bool no_remap(int64_t result)
+{
+    if (result != -EINVAL)
+        return false;
+    print_message("this kernel has no MREMAP_DONTUNMAP\n");
+    return true;
+}
+
+/* Pages change their place, with their content and their huge pages; the old place is as if it had
+ * never been committed. */
+static void test_remap(void **state)
+{
+    (void)state;
+    size_t size = 8 * HUGE_PAGE, part = 3 * HUGE_PAGE;
+    char *base = reserve(size), *to = base + 4 * HUGE_PAGE;
+    assert_int_equal(os->ops->memory_commit(os, base, part, true), 0);
+    assert_int_equal(os->ops->memory_commit(os, to, GRANULE, false), 0);
+    fill(base, part, 1);
+    memset(to, 99, GRANULE);
+    int64_t moved = os->ops->memory_remap(os, base, to, part);
+    if (no_remap(moved))
+        skip();
+    assert_int_equal(moved, part);
+    assert_true(holds(to, part, 1));
+    assert_true(faults(base));
+    assert_true(faults(base + part - 1));
+    assert_int_equal(resident_pages(base, part), 0);
+    assert_int_equal(resident_pages(to, part), part / PAGE);
+    to[0] = 5;
+
+    /* To where it is not aligned in the same way, and in pieces of several mappings. */
+    assert_int_equal(os->ops->memory_commit(os, to + part, GRANULE, false), 0);
+    fill(to, part + GRANULE, 7);
+    assert_int_equal(os->ops->memory_remap(os, to, base + GRANULE, part + GRANULE), part + GRANULE);
+    assert_true(holds(base + GRANULE, part + GRANULE, 7));
+    assert_true(faults(to));
+    assert_int_equal(os->ops->memory_commit(os, to, part, true), 0);
+    for (size_t i = 0; i < part; i += PAGE)
+        assert_int_equal(to[i], 0);
+    os->ops->memory_release(os, base, size);
+}
+
+/* A kernel that has no room for more mappings moves a part of it or nothing, says which, and loses
+ * no byte. */
+static void test_remap_without_room(void **state)
+{
+    (void)state;
+    size_t size = 16 * HUGE_PAGE, part = 2 * HUGE_PAGE;
+    char *base = reserve(size), *to = base + 4 * HUGE_PAGE + GRANULE;
+    for (size_t i = 0; i < part; i += 2 * GRANULE) { /* a mapping each */
+        assert_int_equal(os->ops->memory_commit(os, base + i, GRANULE, false), 0);
+        base[i] = 1;
+        assert_int_equal(os->ops->memory_commit(os, base + i + GRANULE, GRANULE, false), 0);
+        assert_int_equal(madvise(base + i, GRANULE, MADV_NOHUGEPAGE), 0);
+    }
+    fill(base, part, 1);
+    long limit = 0;
+    FILE *file = fopen("/proc/sys/vm/max_map_count", "r");
+    if (file == NULL || fscanf(file, "%ld", &limit) != 1 || limit > 1 << 20 || SHADOW_MEMORY) {
+        print_message("mappings are not limited here\n");
+        skip();
+    }
+    fclose(file);
+    /* Fill the table of mappings up, leaving fewer than there are to move. */
+    char *ballast = mmap(NULL, (size_t)limit * 2 * PAGE, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(ballast, MAP_FAILED);
+    size_t cuts = 0;
+    while (mprotect(ballast + cuts * 2 * PAGE, PAGE, PROT_READ) == 0)
+        cuts++;
+    assert_int_equal(munmap(ballast, 20 * PAGE), 0);
+    int64_t moved = os->ops->memory_remap(os, base, to, part);
+    munmap(ballast + 20 * PAGE, ((size_t)limit * 2 - 20) * PAGE);
+    if (no_remap(moved))
+        skip();
+    size_t front = moved > 0 ? (size_t)moved : 0;
+    print_message("%zu of %zu moved\n", front, part);
+    assert_true(front < part);
+    assert_int_equal(front % GRANULE, 0);
+    assert_true(holds(to, front, 1));
+    assert_true(holds(base + front, part - front, (char)(1 + (char)(front / GRANULE))));
+    os->ops->memory_release(os, base, size);
+}
+
 /* Does the mapping at the address carry the advice for huge pages? */
 static bool huge_advised(const char *address)
 {
@@ -310,6 +408,8 @@ int main(void)
     os = cn_os_linux();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_commit_and_decommit),
+        cmocka_unit_test(test_remap),
+        cmocka_unit_test(test_remap_without_room),
         cmocka_unit_test(test_huge_advice),
         cmocka_unit_test(test_huge_commit),
         cmocka_unit_test(test_decommit_frees_page_tables),

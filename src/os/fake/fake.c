@@ -38,6 +38,7 @@ struct cn_fake *cn_fake_create(void)
         .memory_release = fake_memory_release,
         .memory_commit = fake_memory_commit,
         .memory_decommit = fake_memory_decommit,
+        .memory_remap = fake_memory_remap,
         .file_open = fake_file_open,
         .file_close = fake_file_close,
         .file_stat = fake_file_stat,

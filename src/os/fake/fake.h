@@ -33,6 +33,7 @@ enum cn_fake_call {
     CN_FAKE_RESERVE,
     CN_FAKE_COMMIT,
     CN_FAKE_MEMORY, /* reserve or commit, whichever comes */
+    CN_FAKE_REMAP,
     CN_FAKE_OPEN,
     CN_FAKE_STAT,
     CN_FAKE_READ,

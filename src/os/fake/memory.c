@@ -4,6 +4,7 @@
  * counts as misuse. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "os/fake/fake_internal.h"
 #include "os/linux/linux.h"
@@ -37,6 +38,12 @@ static size_t mark(struct fake_range *range, const char *address, size_t size_by
         range->committed[i] = value;
     }
     return changed;
+}
+
+static bool all_committed(const struct fake_range *range, const char *address, size_t size_bytes)
+{
+    size_t first = (size_t)(address - range->base) / GRANULE_BYTES;
+    return memchr(range->committed + first, 0, size_bytes / GRANULE_BYTES) == NULL;
 }
 
 static int memory_call(struct cn_fake *fake, enum cn_fake_call call)
@@ -144,4 +151,40 @@ void fake_memory_decommit(struct cn_os *os, void *address, size_t size_bytes)
         cn_linux_memory_decommit(NULL, address, size_bytes);
     }
     pthread_mutex_unlock(&fake->lock);
+}
+
+/* A planned failure happens half way: the front has moved, in whole granules, when it has two. */
+static int64_t remap_locked(struct cn_fake *fake, char *from, char *to, size_t size_bytes)
+{
+    int error = fake_call(fake, CN_FAKE_REMAP);
+    struct fake_range *old = range_of(fake, from, size_bytes);
+    struct fake_range *young = range_of(fake, to, size_bytes);
+    bool apart = from + size_bytes <= to || to + size_bytes <= from;
+    if (old == NULL || young == NULL || !apart || size_bytes == 0 ||
+        !all_committed(old, from, size_bytes)) {
+        fake->books.misuse_count++;
+        return -EINVAL;
+    }
+    if (error != 0) {
+        size_bytes = size_bytes / GRANULE_BYTES / 2 * GRANULE_BYTES;
+        if (size_bytes == 0)
+            return -error;
+    }
+    int64_t moved = cn_linux_memory_remap(NULL, from, to, size_bytes);
+    if (moved <= 0)
+        return moved;
+    size_t gone = mark(young, to, (size_t)moved, 0);
+    mark(young, to, (size_t)moved, 1);
+    mark(old, from, (size_t)moved, 0);
+    fake->books.committed_bytes -= gone * GRANULE_BYTES;
+    return moved;
+}
+
+int64_t fake_memory_remap(struct cn_os *os, void *from, void *to, size_t size_bytes)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    pthread_mutex_lock(&fake->lock);
+    int64_t result = remap_locked(fake, from, to, size_bytes);
+    pthread_mutex_unlock(&fake->lock);
+    return result;
 }

@@ -8,13 +8,26 @@
  * Decommit maps fresh PROT_NONE pages over the part. Compared with MADV_DONTNEED this also frees
  * page tables of whole 2 MiB (they count in VmPTE, and MADV_DONTNEED keeps them on kernels before
  * 6.14), drops the huge page advice so that neighbouring VMAs merge again, and leaves khugepaged
- * nothing to refill. */
+ * nothing to refill.
+ *
+ * Remap is mremap onto the new place, and then a decommit of the old one. MREMAP_DONTUNMAP (Linux
+ * 5.7) keeps the old place mapped in between: without it there would be a moment in which another
+ * thread's mmap may settle in the middle of the reservation. */
 #include <errno.h>
 #include <sys/mman.h>
 
 #include "os/linux/linux.h"
 
-#define HUGE_BYTES ((size_t)2 << 20)
+#define HUGE_BYTES    ((size_t)2 << 20)
+#define GRANULE_BYTES ((size_t)65536)
+#define PAGE_BYTES    ((size_t)4096)
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 
 static char *align_up(char *address, size_t align_bytes)
 {
@@ -80,4 +93,43 @@ void cn_linux_memory_decommit(struct cn_os *os, void *address, size_t size_bytes
      * writable, which only weakens the check for stray writes. */
     (void)madvise(address, size_bytes, MADV_DONTNEED);
     (void)mprotect(address, size_bytes, PROT_NONE);
+}
+
+/* How much of what should have moved to @p to is there, from the front; @p to was PROT_NONE. */
+static size_t arrived_bytes(char *to, size_t size_bytes)
+{
+    size_t arrived = 0;
+    while (arrived < size_bytes && madvise(to + arrived, PAGE_BYTES, MADV_POPULATE_READ) == 0)
+        arrived += GRANULE_BYTES;
+    return arrived;
+}
+
+/* A part that was committed in pieces has several VMAs. Up to Linux 6.16 that is EFAULT: then by
+ * halves, front first. From 6.17 on they move one after the other, and a failure may come half way
+ * (before, arrived_bytes() finds nothing). */
+int64_t cn_linux_memory_remap(struct cn_os *os, void *from, void *to, size_t size_bytes)
+{
+    if (mmap(to, size_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+             0) == MAP_FAILED)
+        return -errno;
+    if (mremap(from, size_bytes, size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+               to) != MAP_FAILED) {
+        cn_linux_memory_decommit(os, from, size_bytes);
+        return (int64_t)size_bytes;
+    }
+    int error = errno;
+    size_t arrived = arrived_bytes(to, size_bytes);
+    if (arrived > 0) {
+        cn_linux_memory_decommit(os, from, arrived);
+        return (int64_t)arrived;
+    }
+    if (error != EFAULT || size_bytes < 2 * GRANULE_BYTES)
+        return -error;
+    size_t half_bytes = size_bytes / GRANULE_BYTES / 2 * GRANULE_BYTES;
+    int64_t front = cn_linux_memory_remap(os, from, to, half_bytes);
+    if (front != (int64_t)half_bytes)
+        return front;
+    int64_t back = cn_linux_memory_remap(os, (char *)from + half_bytes, (char *)to + half_bytes,
+                                         size_bytes - half_bytes);
+    return front + (back > 0 ? back : 0);
 }

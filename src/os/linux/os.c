@@ -31,6 +31,7 @@ struct cn_os *cn_os_linux(void)
         .memory_release = cn_linux_memory_release,
         .memory_commit = cn_linux_memory_commit,
         .memory_decommit = cn_linux_memory_decommit,
+        .memory_remap = cn_linux_memory_remap,
         .file_open = cn_linux_file_open,
         .file_close = cn_linux_file_close,
         .file_stat = cn_linux_file_stat,
