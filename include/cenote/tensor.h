@@ -35,7 +35,7 @@ typedef uint64_t cenote_tensor;
 #define CENOTE_TENSOR_NONE UINT64_C(0)
 
 #define CENOTE_TENSOR_REFERENCES_MAX 16383u
-#define CENOTE_TENSOR_PINS_MAX       65535u
+#define CENOTE_TENSOR_PINS_MAX       32767u
 /** Tensors that a pool may have at one time. */
 #define CENOTE_TENSORS_MAX (UINT32_C(1) << 20)
 
@@ -122,9 +122,74 @@ typedef struct cenote_tensor_stats {
     uint64_t live_bytes;    /**< their blocks, as asked for */
     uint64_t dropped_count; /**< since the pool was made */
     uint64_t dropped_bytes;
-    uint64_t table_bytes; /**< charged for the table of handles */
+    uint64_t table_bytes;   /**< charged for the table of handles */
+    uint64_t compact_count; /**< times that the pool compacted itself */
+    uint64_t moved_bytes;   /**< by all compactions, as in cenote_compact_result */
+    uint64_t remapped_bytes;
 } cenote_tensor_stats;
 CENOTE_API void cenote_tensor_stats_get(const cenote_pool *pool, cenote_tensor_stats *out_stats);
+
+/* ---- compaction ---- */
+
+/** What shall become of a tensor that compaction would move. */
+typedef enum cenote_compact_answer {
+    CENOTE_COMPACT_MOVE = 0,
+    CENOTE_COMPACT_KEEP, /**< it stays where it is, as far as this call goes */
+    CENOTE_COMPACT_STOP, /**< and the call ends here */
+} cenote_compact_answer;
+
+/** Called before each move, with the pool locked: it may call no function of the pool or budget. */
+typedef cenote_compact_answer (*cenote_compact_veto_fn)(void *context, cenote_tensor tensor,
+                                                        uint64_t size_bytes);
+
+typedef struct cenote_compact_options {
+    uint32_t version;            /**< CENOTE_COMPACT_OPTIONS_VERSION */
+    uint64_t max_bytes;          /**< of the blocks moved in one call; 0: no limit */
+    uint64_t max_moves;          /**< 0: no limit */
+    cenote_compact_veto_fn veto; /**< NULL: everything may move */
+    void *veto_context;
+} cenote_compact_options;
+#define CENOTE_COMPACT_OPTIONS_VERSION 1u
+#define CENOTE_COMPACT_OPTIONS_INIT                                                                \
+    {                                                                                              \
+        CENOTE_COMPACT_OPTIONS_VERSION, 0, 0, NULL, NULL                                           \
+    }
+
+typedef struct cenote_compact_result {
+    uint64_t moves;          /**< blocks that have another address now */
+    uint64_t moved_bytes;    /**< their size, as asked for */
+    uint64_t remapped_bytes; /**< of that: by page tables, without touching a byte */
+    uint64_t dropped_bytes;  /**< of tensors that were dropped instead of copied */
+    bool done;               /**< nothing is left that could move further down */
+} cenote_compact_result;
+
+/** Moves unpinned tensors from the high end of the pool into holes further down, the highest first,
+ *  by page tables where the system can, so that what lies above becomes free: idle memory that
+ *  cenote_pool_trim() gives back, or that is given back at once where page tables moved. A call
+ * that ended early is gone on with by the next one. Blocks of cenote_pool_alloc(), small ones, and
+ *  pinned tensors stay.
+ *  @param options     NULL: all that can move
+ *  @param out_result  may be NULL
+ *  Errors: CENOTE_E_VERSION. A move that the system or the budget has no room for is not made; that
+ *  is no error.
+ *  Threads: any, beside every other function; the pool is locked for one move at a time.
+ *  Cost: a scan for each move; 64 MiB move by page tables in less than a hundredth of the time that
+ *  a copy takes. */
+CENOTE_MUST_CHECK CENOTE_API cenote_status
+cenote_pool_compact(cenote_pool *pool, const cenote_compact_options *options,
+                    cenote_compact_result *out_result, cenote_error *err);
+
+#define CENOTE_COMPACT_ABOVE_DEFAULT 30u
+
+/** When a pool compacts itself, and how: always for a request that finds no hole, and before it
+ *  commits more memory while more than @p above_percent of the range up to its last block is free
+ *  (external_fragmentation of its statistics), until half of that is.
+ *  @param above_percent  0..100; at first CENOTE_COMPACT_ABOVE_DEFAULT; 100: only for requests
+ *  @param options        limits and veto of each such pass; copied; NULL: none
+ *  Errors: CENOTE_E_VERSION, CENOTE_E_INVAL (above 100). */
+CENOTE_MUST_CHECK CENOTE_API cenote_status
+cenote_pool_compact_above(cenote_pool *pool, uint32_t above_percent,
+                          const cenote_compact_options *options, cenote_error *err);
 
 #ifdef __cplusplus
 }

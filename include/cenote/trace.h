@@ -18,6 +18,8 @@
  *  recording, not the program. The buffer is not charged to a budget, but is there before the first
  *  one when the environment asks, and so part of what the process holds.
  *
+ *  A block that compaction moves is recorded as freed and allocated again, at its new place.
+ *
  *  The order of a trace is that of its operations, when one thread works. Among threads a block's
  *  free still comes behind its allocation and before the next one at its place.
  *

@@ -22,8 +22,8 @@
 #define CN_POISON_FRESH 0xff
 #define CN_POISON_FREED 0xdb
 
-/* Memory becomes the caller's, for size_bytes. */
-static inline void cn_poison_give(void *data, size_t size_bytes, size_t whole_bytes)
+/* What is there becomes the caller's, for size_bytes. */
+static inline void cn_poison_open(void *data, size_t size_bytes, size_t whole_bytes)
 {
 #ifdef CN_ASAN
     ASAN_UNPOISON_MEMORY_REGION(data, size_bytes);
@@ -32,12 +32,18 @@ static inline void cn_poison_give(void *data, size_t size_bytes, size_t whole_by
     if (used_bytes < whole_bytes)
         ASAN_POISON_MEMORY_REGION((char *)data + used_bytes, whole_bytes - used_bytes);
 #endif
-#ifdef CN_DEBUG
-    memset(data, CN_POISON_FRESH, size_bytes);
-#endif
     (void)data;
     (void)size_bytes;
     (void)whole_bytes;
+}
+
+/* Memory becomes the caller's, for size_bytes. */
+static inline void cn_poison_give(void *data, size_t size_bytes, size_t whole_bytes)
+{
+    cn_poison_open(data, size_bytes, whole_bytes);
+#ifdef CN_DEBUG
+    memset(data, CN_POISON_FRESH, size_bytes);
+#endif
 }
 
 /* Memory comes back from the caller and stays committed. */

@@ -139,6 +139,7 @@ static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options
     pool->quota_granules = g->quota_granules;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_mutex_init(&pool->tensors_lock, NULL);
+    pool->compact_above = CENOTE_COMPACT_ABOVE_DEFAULT;
     char *bitmaps = metadata + sizeof *pool;
     cn_page_runs_init(&pool->runs, g->granule_count, bitmaps);
     pool->slack_bytes = (uint16_t *)(bitmaps + cn_page_runs_metadata_bytes(g->granule_count));
@@ -204,13 +205,13 @@ size_t cenote_pool_destroy(cenote_pool *pool)
         return 0;
     cn_watch_tell(pool, CENOTE_TRACE_DESTROY, NULL, 0, 0);
     cenote_budget *budget = pool->budget;
+    cn_tensors_destroy(pool);
     cn_budget_unregister(budget, &pool->client);
     size_t live = (size_t)pool->runs.block_count;
     uint64_t charge = pool->charged_bytes +
                       range_charge_of(&(struct geometry){.reserve_bytes = pool->reserve_bytes});
     forget_poison(pool);
     pool->os->ops->memory_release(pool->os, pool->base, pool->reserve_bytes);
-    cn_tensors_destroy(pool);
     pthread_mutex_destroy(&pool->tensors_lock);
     pthread_mutex_destroy(&pool->lock);
     cn_arena_destroy(pool->arena); /* the pool is gone with it */

@@ -5,11 +5,14 @@
  *   pool_alloc.c   alloc, free
  *   pool_retain.c  what is committed: charging, committing, the quota, giving idle memory back
  *   pool_stats.c   statistics, check
- *   tensor_table.c, tensor.c  handles on blocks */
+ *   tensor_table.c, tensor.c  handles on blocks
+ *   compact.c, move.c         moving and dropping them */
 #ifndef CN_POOL_POOL_IMPL_H
 #define CN_POOL_POOL_IMPL_H
 
 #include <pthread.h>
+
+#include <cenote/tensor.h>
 
 #include "alloc/page_runs.h"
 #include "pool/budget.h"
@@ -47,12 +50,26 @@ struct cenote_pool {
     /* Made by the first tensor; tensor_table.c. */
     _Atomic(struct cn_tensors *) tensors;
     pthread_mutex_t tensors_lock; /* of making and growing; taken before the budget's locks */
+    uint32_t compact_above;       /* percent; lock, as what follows */
+    cenote_compact_options compact_options;
 };
 
 /* ---- pool_retain.c ---- */
 
 /* The charge for so many committed granules in so many touched chunks. */
 uint64_t cn_pool_charge_of(uint64_t committed_granules, uint64_t touched_chunks);
+
+/* Brings the charge in line with what is committed. @return bytes uncharged. Pool locked. */
+uint64_t cn_pool_settle(cenote_pool *pool);
+
+/* Decommits a run that is in no block. Widened to whole chunks where that is possible, so that
+ * their page tables go too. Pool locked. */
+void cn_pool_decommit(cenote_pool *pool, struct cn_run run);
+
+/* Commits what of a charged run is not committed. Pool locked. On failure the whole run is given
+ * back, what was idle in it before too: it is free memory on a machine that has none. */
+CENOTE_MUST_CHECK cenote_status cn_pool_commit(cenote_pool *pool, struct cn_run run,
+                                               cenote_error *err);
 
 /* The budget's callbacks. Both lock. The first gives back idle memory until @p want_bytes are
  * uncharged. Locks. */

@@ -20,6 +20,7 @@
 
 #include "base/checked.h"
 #include "base/poison.h"
+#include "pool/compact.h"
 #include "pool/pool_impl.h"
 #include "pool/watch.h"
 
@@ -41,8 +42,7 @@ uint64_t cenote_pool_charge_bytes(uint64_t size_bytes)
 
 /* ---- giving idle memory back ---- */
 
-/* Brings the charge in line with what is committed. @return bytes uncharged. Pool locked. */
-static uint64_t settle(cenote_pool *pool)
+uint64_t cn_pool_settle(cenote_pool *pool)
 {
     uint64_t charge = cn_pool_charge_of(pool->runs.committed_count, pool->runs.chunk_count);
     assert(charge <= pool->charged_bytes);
@@ -53,9 +53,7 @@ static uint64_t settle(cenote_pool *pool)
     return back;
 }
 
-/* Decommits a run that is in no block. Widened to whole chunks where that is possible, so that
- * their page tables go too. Pool locked. */
-static void decommit(cenote_pool *pool, struct cn_run run)
+void cn_pool_decommit(cenote_pool *pool, struct cn_run run)
 {
     cn_page_runs_decommit(&pool->runs, run);
     struct cn_run whole = cn_page_runs_widen(&pool->runs, run);
@@ -79,8 +77,8 @@ static uint64_t trim_locked(cenote_pool *pool, uint64_t want_bytes)
                 idle = (struct cn_run){cut, end - cut};
         }
         below = idle.first;
-        decommit(pool, idle);
-        back += settle(pool);
+        cn_pool_decommit(pool, idle);
+        back += cn_pool_settle(pool);
     }
     return back;
 }
@@ -166,6 +164,8 @@ static cenote_miss look(cenote_pool *pool, uint64_t granules, struct cn_run *out
     }
     uint64_t committed, chunks;
     cn_page_runs_preview(&pool->runs, *out_run, &committed, &chunks);
+    if (committed > pool->runs.committed_count && cn_pool_compact_self(pool))
+        return look(pool, granules, out_run, out_short_bytes);
     while (committed > pool->quota_granules) { /* idle memory counts against the quota too */
         trim_locked(pool, (committed - pool->quota_granules) * GRANULE_BYTES);
         cn_page_runs_preview(&pool->runs, *out_run, &committed, &chunks);
@@ -208,9 +208,7 @@ static cenote_status find_and_charge(cenote_pool *pool, uint64_t size_bytes, uin
     }
 }
 
-/* Commits what of a charged run is not committed. Pool locked. On failure the whole run is given
- * back, what was idle in it before too: it is free memory on a machine that has none. */
-static cenote_status commit(cenote_pool *pool, struct cn_run run, cenote_error *err)
+cenote_status cn_pool_commit(cenote_pool *pool, struct cn_run run, cenote_error *err)
 {
     bool huge = run.count >= CN_CHUNK_GRANULES;
     struct cn_run part;
@@ -218,8 +216,8 @@ static cenote_status commit(cenote_pool *pool, struct cn_run run, cenote_error *
         int error = pool->os->ops->memory_commit(pool->os, pool->base + part.first * GRANULE_BYTES,
                                                  part.count * GRANULE_BYTES, huge);
         if (error != 0) {
-            decommit(pool, run);
-            settle(pool);
+            cn_pool_decommit(pool, run);
+            cn_pool_settle(pool);
             return cenote_error_set(err, CENOTE_E_NOMEM, "pool %s: commit of %" PRIu64 " bytes: %s",
                                     cenote_class_text(pool->class_id), part.count * GRANULE_BYTES,
                                     strerror(-error));
@@ -236,7 +234,7 @@ cenote_status cn_pool_obtain(cenote_pool *pool, uint64_t size_bytes, uint64_t gr
     cenote_status status = find_and_charge(pool, size_bytes, granules, out_run, &miss, err);
     if (status == CENOTE_OK) {
         uint64_t before = pool->runs.committed_count;
-        status = commit(pool, *out_run, err);
+        status = cn_pool_commit(pool, *out_run, err);
         if (status != CENOTE_OK)
             miss = CENOTE_MISS_SYSTEM;
         else

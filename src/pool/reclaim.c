@@ -212,13 +212,14 @@ bool cn_budget_make_room(cenote_budget *budget, const cenote_pool *asker, uint64
     return helped;
 }
 
-/* Asks who keeps something in the pool. List locked. */
+/* Asks who keeps something in the pool, from one rung to another. List locked. */
 static bool ask_keepers(cenote_budget *budget, const cenote_pool *pool,
-                        cenote_reclaim_step last_step, uint64_t want_bytes)
+                        cenote_reclaim_step first_step, cenote_reclaim_step last_step,
+                        uint64_t want_bytes)
 {
     bool gave = false;
     for (struct cn_budget_client *c = budget->clients; c != NULL && !gave; c = c->next)
-        if (c->pool == pool && c->step != CENOTE_RECLAIM_IDLE && c->step <= last_step)
+        if (c->pool == pool && c->step >= first_step && c->step <= last_step)
             gave = ask(budget, c->step, c, want_bytes) > 0;
     return gave;
 }
@@ -232,17 +233,22 @@ bool cn_budget_make_quota(cenote_budget *budget, const cenote_pool *asker, uint6
             continue;
         cenote_budget_holder holder = holder_of(c);
         helped = want_bytes <= soft_bytes(&holder) &&
-                 ask_keepers(budget, asker, CENOTE_RECLAIM_REBUILDABLE, want_bytes);
+                 ask_keepers(budget, asker, CENOTE_RECLAIM_CACHE, CENOTE_RECLAIM_REBUILDABLE,
+                             want_bytes);
         break;
     }
     pthread_mutex_unlock(&budget->clients_lock);
     return helped;
 }
 
+/* Moving blocks costs microseconds and loses nothing: before anything is dropped. */
 bool cn_budget_make_hole(cenote_budget *budget, const cenote_pool *asker, uint64_t hole_bytes)
 {
     pthread_mutex_lock(&budget->clients_lock);
-    bool helped = ask_keepers(budget, asker, CENOTE_RECLAIM_COMPACTION, hole_bytes);
+    bool helped =
+        ask_keepers(budget, asker, CENOTE_RECLAIM_COMPACTION, CENOTE_RECLAIM_COMPACTION,
+                    hole_bytes) ||
+        ask_keepers(budget, asker, CENOTE_RECLAIM_CACHE, CENOTE_RECLAIM_REBUILDABLE, hole_bytes);
     pthread_mutex_unlock(&budget->clients_lock);
     return helped;
 }

@@ -74,13 +74,14 @@ static cenote_status check_options(const cenote_pool *pool, const cenote_tensor_
 
 /* ---- create, release ---- */
 
-/* The granule that a block of its own begins at. Small blocks share one, and have no owner. */
-static bool granule_of(const cenote_pool *pool, const char *data, uint64_t *out_granule)
+/* Enters the slot as the owner of its block, when that is one of its own. Pool locked. */
+static void own_block(const cenote_pool *pool, struct cn_tensors *tensors, uint32_t index)
 {
-    uint64_t offset = (uint64_t)(data - pool->base);
+    uint64_t offset = (uint64_t)(tensors->slots[index].data - pool->base);
     struct cn_run run;
-    *out_granule = offset / GRANULE_BYTES;
-    return offset % GRANULE_BYTES == 0 && cn_page_runs_block(&pool->runs, *out_granule, &run);
+    if (offset % GRANULE_BYTES == 0 &&
+        cn_page_runs_block(&pool->runs, offset / GRANULE_BYTES, &run))
+        tensors->owners[run.first] = index + 1;
 }
 
 static cenote_tensor slot_open(cenote_pool *pool, uint32_t index,
@@ -101,9 +102,7 @@ static cenote_tensor slot_open(cenote_pool *pool, uint32_t index,
     slot->rebuild_bytes = options->rebuild_bytes;
     slot->dtype = (uint8_t)options->dtype;
     slot->rank = (uint8_t)options->rank;
-    uint64_t granule;
-    if (granule_of(pool, data, &granule))
-        tensors->owners[granule] = index + 1;
+    own_block(pool, tensors, index);
     tensors->live_count++;
     tensors->live_bytes += size_bytes;
     uint64_t state = atomic_load_explicit(&slot->state, memory_order_relaxed);
@@ -149,12 +148,11 @@ static void bury(cenote_pool *pool, struct cn_tensor_slot *slot)
     struct cn_tensors *tensors = atomic_load_explicit(&pool->tensors, memory_order_relaxed);
     pthread_mutex_lock(&pool->lock);
     char *data = slot->data;
-    uint64_t granule;
-    if (data != NULL) {
+    struct cn_run run;
+    if (data != NULL)
         tensors->live_bytes -= slot->size_bytes;
-        if (granule_of(pool, data, &granule))
-            tensors->owners[granule] = 0;
-    }
+    if (cn_tensor_run(pool, slot, &run))
+        tensors->owners[run.first] = 0;
     tensors->live_count--;
     if (atomic_load_explicit(&slot->state, memory_order_relaxed) != 0)
         cn_tensors_put_back(tensors, (uint32_t)(slot - tensors->slots));
@@ -255,7 +253,7 @@ cenote_status cenote_tensor_pin(cenote_pool *pool, cenote_tensor tensor, void **
                                     cenote_class_text(pool->class_id));
         if ((state & CN_STATE_PINS) == CENOTE_TENSOR_PINS_MAX)
             return refuse(pool, tensor, "has as many pins as it may have", err);
-    } while (!swap(slot, &state, state + 1));
+    } while (!swap(slot, &state, (state | CN_STATE_USED) + 1));
     *out_data = slot->data;
     return CENOTE_OK;
 }
@@ -321,6 +319,9 @@ void cenote_tensor_stats_get(const cenote_pool *pool, cenote_tensor_stats *out_s
         .dropped_count = tensors->dropped_count,
         .dropped_bytes = tensors->dropped_bytes,
         .table_bytes = cn_arena_charged_bytes(tensors->arena),
+        .compact_count = tensors->compact_count,
+        .moved_bytes = tensors->moved_bytes,
+        .remapped_bytes = tensors->remapped_bytes,
     };
     pthread_mutex_unlock(lock);
     pthread_mutex_unlock(growing);

@@ -6,7 +6,7 @@
 #include <inttypes.h>
 
 #include "base/checked.h"
-#include "pool/tensor_table.h"
+#include "pool/compact.h"
 
 #define GROW_SLOTS  256u
 #define ALIGN_BYTES 64u
@@ -93,8 +93,10 @@ cenote_status cn_tensors_obtain(cenote_pool *pool, uint32_t *out_index, cenote_e
     tensors = atomic_load_explicit(&pool->tensors, memory_order_relaxed);
     if (tensors == NULL) {
         status = table_create(pool, &tensors, err);
-        if (status == CENOTE_OK)
+        if (status == CENOTE_OK) {
             atomic_store_explicit(&pool->tensors, tensors, memory_order_release);
+            cn_compact_join(pool);
+        }
     }
     while (status == CENOTE_OK && !pop_free(pool, tensors, out_index))
         status = table_grow(pool, tensors, err);
@@ -118,28 +120,31 @@ struct cn_tensor_slot *cn_tensors_slot(const cenote_pool *pool, cenote_tensor te
     return index < count ? &tensors->slots[index] : NULL;
 }
 
+bool cn_tensor_run(const cenote_pool *pool, const struct cn_tensor_slot *slot,
+                   struct cn_run *out_run)
+{
+    struct cn_tensors *tensors = atomic_load_explicit(&pool->tensors, memory_order_relaxed);
+    uint64_t offset = slot->data != NULL ? (uint64_t)(slot->data - pool->base) : 1;
+    uint64_t granule = offset / GRANULE_BYTES;
+    return offset % GRANULE_BYTES == 0 &&
+           tensors->owners[granule] == (uint32_t)(slot - tensors->slots) + 1 &&
+           cn_page_runs_block(&pool->runs, granule, out_run);
+}
+
 /* ---- check ---- */
 
-static const char *check_slot(const cenote_pool *pool, const struct cn_tensors *tensors,
-                              uint32_t index)
+static const char *check_slot(const cenote_pool *pool, const struct cn_tensor_slot *slot,
+                              uint64_t *out_owned_count)
 {
-    const struct cn_tensor_slot *slot = &tensors->slots[index];
     uint64_t state = atomic_load_explicit(&slot->state, memory_order_relaxed);
+    struct cn_run run;
     if (state & CN_STATE_MOVING)
         return "a tensor is on the move while nobody moves it";
-    if (state & CN_STATE_DROPPED)
+    if ((state & CN_STATE_DROPPED) != 0)
         return slot->data == NULL ? NULL : "a dropped tensor has a block";
-    uint64_t offset = (uint64_t)(slot->data - pool->base);
-    struct cn_run run;
-    if (offset % GRANULE_BYTES != 0)
-        return NULL; /* inside of a block for small ones */
-    uint32_t owner = tensors->owners[offset / GRANULE_BYTES];
-    if (owner == 0)
+    if (!cn_tensor_run(pool, slot, &run))
         return NULL;
-    if (owner != index + 1)
-        return "a block has another owner than its tensor";
-    if (!cn_page_runs_block(&pool->runs, offset / GRANULE_BYTES, &run))
-        return "a tensor's block is no block";
+    ++*out_owned_count;
     return run.count * GRANULE_BYTES >= slot->size_bytes ? NULL : "a tensor outgrew its block";
 }
 
@@ -148,7 +153,7 @@ const char *cn_tensors_check(const cenote_pool *pool)
     struct cn_tensors *tensors = atomic_load_explicit(&pool->tensors, memory_order_acquire);
     if (tensors == NULL)
         return NULL;
-    uint64_t live = 0, owned = 0;
+    uint64_t live = 0, owned = 0, owners = 0;
     const char *broken = NULL;
     uint32_t count = atomic_load_explicit(&tensors->slot_count, memory_order_acquire);
     for (uint32_t i = 0; i < count && broken == NULL; i++) {
@@ -156,20 +161,22 @@ const char *cn_tensors_check(const cenote_pool *pool)
         if ((state & CN_STATE_REFERENCES) == 0)
             continue;
         live++;
-        broken = check_slot(pool, tensors, i);
+        broken = check_slot(pool, &tensors->slots[i], &owned);
     }
     for (uint64_t g = 0; g < pool->runs.granule_count; g++)
-        owned += tensors->owners[g] != 0;
+        owners += tensors->owners[g] != 0;
     if (broken == NULL && live > tensors->live_count)
         broken = "live tensors miscounted"; /* fewer: one is being released just now */
-    if (broken == NULL && owned > tensors->live_count)
-        broken = "more blocks have an owner than there are tensors";
+    if (broken == NULL && owners - owned > tensors->live_count - live)
+        broken = "a block's owner is no live tensor";
     return broken;
 }
 
 void cn_tensors_destroy(cenote_pool *pool)
 {
     struct cn_tensors *tensors = atomic_load_explicit(&pool->tensors, memory_order_acquire);
-    if (tensors != NULL)
-        cn_arena_destroy(tensors->arena);
+    if (tensors == NULL)
+        return;
+    cn_compact_leave(pool);
+    cn_arena_destroy(tensors->arena);
 }

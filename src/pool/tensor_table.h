@@ -7,8 +7,8 @@
  *
  * A slot's life is one word, so that who pins, releases and moves can never disagree:
  *
- *   state    63        32      31        30     29        16 15     0
- *           [ generation │ dropped │ moving │ references │  pins  ]
+ *   state    63        32    31        30      29    28        15 14   0
+ *           [ generation │ dropped │ moving │ used │ references │ pins ]
  *
  * pin, unpin, retain and release are one compare-and-swap each. Who wants to move a block sets
  * *moving* first, which succeeds only while there are no pins; it is set and cleared under the
@@ -25,9 +25,10 @@
 
 #include "pool/pool_impl.h"
 
-#define CN_STATE_PINS           UINT64_C(0xffff)
-#define CN_STATE_REFERENCE      (UINT64_C(1) << 16)
-#define CN_STATE_REFERENCES     (UINT64_C(0x3fff) << 16)
+#define CN_STATE_PINS           UINT64_C(0x7fff)
+#define CN_STATE_REFERENCE      (UINT64_C(1) << 15)
+#define CN_STATE_REFERENCES     (UINT64_C(0x3fff) << 15)
+#define CN_STATE_USED           (UINT64_C(1) << 29)
 #define CN_STATE_MOVING         (UINT64_C(1) << 30)
 #define CN_STATE_DROPPED        (UINT64_C(1) << 31)
 #define CN_STATE_GENERATION     (UINT64_C(1) << 32)
@@ -48,6 +49,7 @@ struct cn_tensor_slot {
     void *dropped_context;
     uint64_t rebuild_bytes;
     uint32_t next_free; /* index + 1; pool's lock */
+    uint32_t kept_by;   /* the last pass that may not move it; pool's lock */
     uint8_t dtype, rank;
 };
 
@@ -59,6 +61,11 @@ struct cn_tensors {
     uint32_t free_head;           /* index + 1 */
     uint64_t live_count, live_bytes;
     uint64_t dropped_count, dropped_bytes;
+    uint64_t compact_count, moved_bytes, remapped_bytes;
+    uint32_t pass;       /* of compaction, counted from 1 */
+    uint32_t drop_hand;  /* the slot that dropping looks at next */
+    uint64_t compact_at; /* allocations, before which the pool does not compact itself again */
+    struct cn_budget_client dropper, compactor;
 };
 
 /* A free slot, its generation set and without references; makes and grows the table as needed. No
@@ -70,6 +77,11 @@ void cn_tensors_put_back(struct cn_tensors *tensors, uint32_t index);
 
 /* NULL when the pool never had that many. */
 struct cn_tensor_slot *cn_tensors_slot(const cenote_pool *pool, cenote_tensor tensor);
+
+/* The run that the tensor's block has for itself. False for one inside of a run for small blocks,
+ * and for a dropped one. Pool locked. */
+bool cn_tensor_run(const cenote_pool *pool, const struct cn_tensor_slot *slot,
+                   struct cn_run *out_run);
 
 /* Is @p state one of a live @p tensor? */
 static inline bool cn_tensor_is_live(uint64_t state, cenote_tensor tensor)
@@ -84,7 +96,8 @@ static inline bool cn_tensor_is_idle(const cenote_pool *pool, cenote_tensor tens
     if (slot == NULL)
         return false;
     uint64_t state = atomic_load_explicit(&slot->state, memory_order_relaxed);
-    return (state & ~CN_STATE_MOVING) == ((tensor >> 32) << 32 | CN_STATE_REFERENCE);
+    return (state & ~(CN_STATE_MOVING | CN_STATE_USED)) ==
+           ((tensor >> 32) << 32 | CN_STATE_REFERENCE);
 }
 
 /* The first broken invariant of the table. Pool locked. */

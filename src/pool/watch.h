@@ -12,7 +12,8 @@
 #include "base/compiler.h"
 
 /* Called without a lock of the pool's: after a block is given, before it is taken back. So the
- * events of one block, and of the next one in its place, come in their order. Only kind, pool,
+ * events of one block, and of the next one in its place, come in their order. A block that moves is
+ * freed and allocated, with the lock held. Only kind, pool,
  * class_id, id, size_bytes and align_bytes are set. */
 typedef void (*cn_watch_fn)(const cenote_trace_op *event);
 

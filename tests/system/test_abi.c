@@ -37,6 +37,9 @@ static void test_options(void **state)
     AT(cenote_tensor_options, shape, 16);
     AT(cenote_tensor_options, dropped, 144);
     AT(cenote_tensor_options, rebuild_bytes, 160);
+    SIZE(cenote_compact_options, 40);
+    AT(cenote_compact_options, max_bytes, 8);
+    AT(cenote_compact_options, veto_context, 32);
     SIZE(cenote_buddy_options, 32);
     AT(cenote_buddy_options, start, 8);
     AT(cenote_buddy_options, leaf_bytes, 24);
@@ -48,6 +51,7 @@ static void test_options(void **state)
     assert_int_equal(CENOTE_BUDGET_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_TENSOR_CACHE_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_TENSOR_OPTIONS_VERSION, 1);
+    assert_int_equal(CENOTE_COMPACT_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_POOL_OPTIONS_VERSION, 2);
     assert_int_equal(CENOTE_KV_OPTIONS_VERSION, 1);
     assert_int_equal(CENOTE_WEIGHTS_OPTIONS_VERSION, 1);
@@ -90,7 +94,9 @@ static void test_reports(void **state)
     SIZE(cenote_tensor_state, 160);
     AT(cenote_tensor_state, dropped, 21);
     AT(cenote_tensor_state, size_bytes, 152);
-    SIZE(cenote_tensor_stats, 40);
+    SIZE(cenote_tensor_stats, 64);
+    SIZE(cenote_compact_result, 40);
+    AT(cenote_compact_result, done, 32);
     SIZE(cenote_weights_stats, 72);
     AT(cenote_weights_stats, engine, 64);
     SIZE(cenote_panel, 56);

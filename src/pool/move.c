@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Two ways to move a block.
+ *
+ *            block                    to                       by page tables
+ *   before   |pages AAAAAAAA|........|idle|.not committed.|    1. what is idle at `to` goes back
+ *   after    |.not committed.|.......|pages AAAAAAAA|          2. the kernel moves the pages
+ *                                                              3. the old place and its tables go
+ * back
+ *
+ *   before   |pages AAAAAAAA|........|idle|.not committed.|    by bytes
+ *   after    |idle AAAAAAAAA|........|pages AAAAAAAA|          `to` is committed, the old place is
+ * idle
+ *
+ * Remapping takes no memory but page tables: what is charged meanwhile is what was committed, with
+ * the chunks of both places touched, and one granule in reserve. The reserve is for the way back.
+ * Where the kernel stops half way, what has arrived is copied back granule by granule, from its
+ * end: each one commits beside what is committed already, so it takes no new mapping, which is what
+ * the kernel may have run out of. Should even that be refused, the bytes are lost, and that is
+ * said; it is the only way a tensor can be lost. */
+#include <string.h>
+
+#include "base/poison.h"
+#include "pool/move.h"
+
+static char *address_of(const cenote_pool *pool, uint64_t granule)
+{
+    return pool->base + granule * GRANULE_BYTES;
+}
+
+static uint64_t asked_bytes(const cenote_pool *pool, struct cn_run block)
+{
+    return block.count * GRANULE_BYTES - pool->slack_bytes[block.first];
+}
+
+/* Raises the charge to @p charge_bytes unless it is higher. */
+static bool charge_up_to(cenote_pool *pool, uint64_t charge_bytes)
+{
+    if (charge_bytes <= pool->charged_bytes)
+        return true;
+    if (!cn_budget_try_charge(pool->budget, charge_bytes - pool->charged_bytes))
+        return false;
+    pool->charged_bytes = charge_bytes;
+    return true;
+}
+
+/* The block's books go to @p place. */
+static void rewrite(cenote_pool *pool, struct cn_run block, struct cn_run place)
+{
+    uint16_t slack_bytes = pool->slack_bytes[block.first];
+    cn_page_runs_free(&pool->runs, block);
+    cn_page_runs_take(&pool->runs, place);
+    pool->slack_bytes[place.first] = slack_bytes;
+}
+
+/* Brings @p count granules from @p place back to the beginning of @p block, which is not committed
+ * there any more. */
+static bool copy_back(cenote_pool *pool, struct cn_run block, struct cn_run place, uint64_t count)
+{
+    const struct cn_os_ops *ops = pool->os->ops;
+    for (uint64_t g = count; g-- > 0;) {
+        char *home = address_of(pool, block.first + g), *away = address_of(pool, place.first + g);
+        if (ops->memory_commit(pool->os, home, GRANULE_BYTES, false) != 0)
+            return false;
+        memcpy(home, away, GRANULE_BYTES);
+        ops->memory_decommit(pool->os, away, GRANULE_BYTES);
+    }
+    return true;
+}
+
+/* After the kernel moved @p count granules and not the rest. */
+static enum cn_move_result give_up(cenote_pool *pool, struct cn_run block, struct cn_run place,
+                                   uint64_t count)
+{
+    if (copy_back(pool, block, place, count)) {
+        cn_poison_open(address_of(pool, block.first), asked_bytes(pool, block),
+                       block.count * GRANULE_BYTES);
+        return CN_MOVE_STAYS;
+    }
+    pool->os->ops->memory_decommit(pool->os, address_of(pool, place.first),
+                                   place.count * GRANULE_BYTES);
+    pool->counts.requested_bytes -= asked_bytes(pool, block);
+    cn_page_runs_free(&pool->runs, block);
+    cn_pool_decommit(pool, block);
+    return CN_MOVE_LOST;
+}
+
+enum cn_move_result cn_pool_move_remap(cenote_pool *pool, struct cn_run block, uint64_t to)
+{
+    struct cn_page_runs *runs = &pool->runs;
+    struct cn_run place = {to, block.count}, bare;
+    uint64_t committed, touched;
+    cn_page_runs_preview(runs, place, &committed, &touched);
+    if (!charge_up_to(pool, cn_pool_charge_of(runs->committed_count + 1, touched)))
+        return CN_MOVE_STAYS;
+    if (!cn_page_runs_uncommitted(runs, place, &bare) || bare.count < place.count)
+        cn_pool_decommit(pool, place);
+    char *from = address_of(pool, block.first), *data = address_of(pool, to);
+    uint64_t size_bytes = block.count * GRANULE_BYTES;
+    cn_poison_forget(from, size_bytes); /* copy_back() reads all of it */
+    int64_t moved_bytes = pool->os->ops->memory_remap(pool->os, from, data, size_bytes);
+    enum cn_move_result result = CN_MOVE_REMAPPED;
+    if (moved_bytes == (int64_t)size_bytes) {
+        rewrite(pool, block, place);
+        cn_page_runs_commit(runs, place);
+        cn_pool_decommit(pool, block); /* its pages are gone already; its page tables may be not */
+        cn_poison_open(data, asked_bytes(pool, place), size_bytes);
+    } else {
+        uint64_t count = moved_bytes > 0 ? (uint64_t)moved_bytes / GRANULE_BYTES : 0;
+        result = give_up(pool, block, place, count);
+    }
+    cn_pool_settle(pool);
+    return result;
+}
+
+enum cn_move_result cn_pool_move_copy(cenote_pool *pool, struct cn_run block, uint64_t to)
+{
+    struct cn_run place = {to, block.count};
+    uint64_t committed, touched, size_bytes = asked_bytes(pool, block);
+    cn_page_runs_preview(&pool->runs, place, &committed, &touched);
+    if (committed > pool->quota_granules ||
+        !charge_up_to(pool, cn_pool_charge_of(committed, touched)) ||
+        cn_pool_commit(pool, place, NULL) != CENOTE_OK)
+        return CN_MOVE_STAYS;
+    char *from = address_of(pool, block.first), *data = address_of(pool, to);
+    cn_poison_open(data, size_bytes, block.count * GRANULE_BYTES);
+    memcpy(data, from, size_bytes);
+    cn_poison_take(from, block.count * GRANULE_BYTES);
+    rewrite(pool, block, place);
+    if (pool->runs.committed_count > pool->counts.committed_peak_granules)
+        pool->counts.committed_peak_granules = pool->runs.committed_count;
+    return CN_MOVE_COPIED;
+}
