@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Random demands on pools of four classes and a tensor cache that share one small budget, with
- * quotas and the limit moving, against a model that only knows what is live. What the model says
- * fits must not be refused: everything else, idle or kept, has to make way. After each step the
- * books are compared to the byte, and everything's own check is asked. CENOTE_TEST_SEED repeats a
- * run. */
+/* Random demands on pools of four classes, tensors that may be dropped, and a tensor cache that
+ * share one small budget, with quotas and the limit moving, against a model that only knows what is
+ * live. What the model says fits must not be refused: everything else, idle or kept, has to make
+ * way. After each step the books are compared to the byte, and everything's own check is asked.
+ * CENOTE_TEST_SEED repeats a run. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -27,17 +27,31 @@
 
 enum { SCRIPTS = 150, STEPS_MAX = 250, STEP_BYTES = 4 };
 
-enum op { OP_ALLOC, OP_FREE, OP_GET, OP_RELEASE, OP_TRIM, OP_QUOTA, OP_LIMIT, OP_CHARGE, OP_COUNT };
-static const char *const op_names[OP_COUNT] = {"alloc", "free",  "get",   "release",
-                                               "trim",  "quota", "limit", "charge"};
+enum op {
+    OP_ALLOC,
+    OP_FREE,
+    OP_GET,
+    OP_RELEASE,
+    OP_REBUILDABLE,
+    OP_TRIM,
+    OP_QUOTA,
+    OP_LIMIT,
+    OP_CHARGE,
+    OP_COUNT
+};
+static const char *const op_names[OP_COUNT] = {
+    "alloc", "free", "get", "release", "rebuildable", "trim", "quota", "limit", "charge",
+};
 
 /* Of sixteen dice. */
-static const enum op dice[16] = {OP_ALLOC,   OP_ALLOC,   OP_ALLOC,   OP_ALLOC, OP_FREE, OP_FREE,
-                                 OP_FREE,    OP_GET,     OP_GET,     OP_GET,   OP_GET,  OP_RELEASE,
-                                 OP_RELEASE, OP_RELEASE, OP_RELEASE, OP_COUNT};
+static const enum op dice[16] = {
+    OP_ALLOC, OP_ALLOC, OP_ALLOC,   OP_FREE,    OP_FREE,    OP_GET,  OP_GET,         OP_GET,
+    OP_GET,   OP_GET,   OP_RELEASE, OP_RELEASE, OP_RELEASE, OP_FREE, OP_REBUILDABLE, OP_COUNT,
+};
 /* The last of them, of eight. */
-static const enum op seldom[8] = {OP_TRIM,  OP_TRIM,  OP_QUOTA, OP_QUOTA,
-                                  OP_LIMIT, OP_LIMIT, OP_LIMIT, OP_CHARGE};
+static const enum op seldom[8] = {
+    OP_TRIM, OP_TRIM, OP_QUOTA, OP_QUOTA, OP_LIMIT, OP_LIMIT, OP_LIMIT, OP_CHARGE,
+};
 
 static const cenote_class classes[POOLS] = {CENOTE_CLASS_PARAMETERS, CENOTE_CLASS_ATTENTION,
                                             CENOTE_CLASS_IMAGE_FEATURES, CENOTE_CLASS_GENERAL};
@@ -56,9 +70,11 @@ struct world {
     cenote_pool *pools[POOLS];
     cenote_tensor_cache *cache; /* over all but the first */
     struct live live[POOLS][LIVE];
+    cenote_tensor rebuildable[POOLS][LIVE]; /* live or dropped */
     uint64_t quota_bytes[POOLS];
     uint64_t limit_bytes, held_bytes;
     unsigned char next_mark;
+    unsigned dropped;
 };
 
 /* ---- the model ---- */
@@ -213,6 +229,33 @@ static const char *do_release(struct world *w, unsigned p, unsigned number)
     return broken;
 }
 
+static void was_dropped(void *context, cenote_tensor tensor)
+{
+    (void)tensor;
+    ++*(unsigned *)context;
+}
+
+/* The place's next tensor that may be dropped, instead of its last one. */
+static const char *do_rebuildable(struct world *w, unsigned p, unsigned number, uint64_t size_bytes)
+{
+    cenote_tensor *tensor = &w->rebuildable[p][number % LIVE];
+    cenote_tensor_options options = CENOTE_TENSOR_OPTIONS_INIT;
+    cenote_error err = {0};
+    options.dtype = CENOTE_DTYPE_U8;
+    options.rank = 1;
+    options.shape[0] = size_bytes;
+    options.dropped = was_dropped;
+    options.dropped_context = &w->dropped;
+    if (p == 0)
+        return NULL;
+    if (*tensor != CENOTE_TENSOR_NONE &&
+        cenote_tensor_release(w->pools[p], *tensor, NULL) != CENOTE_OK)
+        return "a rebuildable tensor is not taken back";
+    *tensor = CENOTE_TENSOR_NONE;
+    cenote_status status = cenote_tensor_create(w->pools[p], &options, tensor, &err);
+    return status == CENOTE_OK ? NULL : judge_refusal(w, p, size_bytes, status, &err);
+}
+
 static const char *do_quota(struct world *w, unsigned p, uint64_t quota_bytes)
 {
     cenote_status status = cenote_pool_quota_set(w->pools[p], quota_bytes, NULL);
@@ -286,6 +329,8 @@ static const char *do_step(struct world *w, const uint8_t *step)
         return do_get(w, p, shape_bytes);
     case OP_RELEASE:
         return do_release(w, p, step[2]);
+    case OP_REBUILDABLE:
+        return do_rebuildable(w, p, step[2], size_bytes);
     case OP_TRIM:
         (void)(step[2] % 2 ? cenote_pool_trim(w->pools[p])
                            : cenote_tensor_cache_trim(w->cache, step[3] * 16 * KIB));
@@ -336,6 +381,9 @@ static const char *world_close(struct world *w)
     size_t lent = 0, live[POOLS] = {0};
     for (unsigned p = 0; p < POOLS; p++)
         for (unsigned i = 0; i < LIVE; i++) {
+            if (w->rebuildable[p][i] != CENOTE_TENSOR_NONE &&
+                cenote_tensor_release(w->pools[p], w->rebuildable[p][i], NULL) != CENOTE_OK)
+                broken = "a rebuildable tensor is not taken back";
             lent += w->live[p][i].tensor != CENOTE_TENSOR_NONE;
             live[p] += w->live[p][i].size_bytes > 0;
         }
