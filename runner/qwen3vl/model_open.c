@@ -432,6 +432,7 @@ cenote_status qwen_model_open(cenote_budget *budget, const char *directory, qwen
         qwen_model_close(model);
         return status;
     }
+    cenote_pool_trim(pool); /* plans count what is charged from here on: none of it may go later */
     *out_model = model;
     return CENOTE_OK;
 }
