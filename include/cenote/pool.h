@@ -10,7 +10,8 @@
  *
  *  A pool is the memory of one class: runs of 64 KiB granules, of any length, address-ordered
  *  first fit over a reservation that costs nothing until it is committed. Its book-keeping lies
- *  outside the managed range.
+ *  outside the managed range. Memory that was freed stays committed, for its first touch was dear,
+ *  until somebody needs it or the pool has handed out 64 times what it holds without it.
  *
  *  Threads: a budget may be used from any thread. A pool may be used from any thread; each call
  *  takes the pool's lock. */
@@ -144,8 +145,11 @@ typedef struct cenote_budget_holder {
 CENOTE_API size_t cenote_budget_explain(cenote_budget *budget, cenote_budget_holder *out_holders,
                                         size_t holder_max);
 
-/** What a pool charges for a block of @p size_bytes: whole granules plus their page tables. A
- *  plan that adds these up knows the charge to the byte. */
+/** What a block of @p size_bytes costs: whole granules plus their page tables. A plan that adds
+ *  these up has an upper bound of what the blocks need while they live, and for pools of parameters
+ *  and kv_cache that is the charge to the byte. The other classes commit, where quota and budget
+ *  have room, 2 MiB at a time and are charged for that; what is beyond the blocks is idle memory
+ *  and given back as soon as anybody needs it. */
 CENOTE_API uint64_t cenote_pool_charge_bytes(uint64_t size_bytes);
 
 /* ---- pools ---- */
@@ -186,13 +190,13 @@ CENOTE_API size_t cenote_pool_destroy(cenote_pool *pool);
  *  Ownership: the caller's until freed; the pool must outlive it.
  *  Errors: CENOTE_E_INVAL (0 bytes), CENOTE_E_BUDGET (quota or budget, and the largest hole, in
  *  err), CENOTE_E_NOMEM (the system refused a commit). Nothing stays charged on failure.
- *  Threads: any.  Cost: O(number of runs passed); system calls only for memory not yet committed.
+ *  Threads: any.  Cost: O(log range); system calls only for memory not yet committed.
  */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes,
                                                              void **out_data, cenote_error *err);
 
-/** Frees a block; it stays committed and charged until the budget needs it or the pool is
- *  trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts. */
+/** Frees a block; it stays committed and charged until the budget needs it, it decays or the pool
+ *  is trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts. */
 CENOTE_API void cenote_pool_free(cenote_pool *pool, void *data);
 
 /** Where a block lies in the pool: its address less that of the pool's range, which no machine and
@@ -241,7 +245,7 @@ typedef struct cenote_pool_stats {
     uint64_t used_bytes; /**< live, in whole granules */
     uint64_t used_peak_bytes;
     uint64_t used_total_bytes;
-    uint64_t committed_bytes; /**< resident at most this */
+    uint64_t committed_bytes; /**< resident: this as soon as the blocks are written (Linux 5.14) */
     uint64_t committed_peak_bytes;
     uint64_t committed_total_bytes;
     uint64_t block_count; /**< live blocks */

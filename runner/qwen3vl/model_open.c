@@ -407,6 +407,7 @@ cenote_status qwen_model_open(cenote_budget *budget, const char *directory, qwen
 {
     cenote_pool_options pool_options = CENOTE_POOL_OPTIONS_INIT;
     pool_options.quota_bytes = TABLES_BYTES_MAX;
+    pool_options.class_id = CENOTE_CLASS_PARAMETERS;
     cenote_pool *pool;
     cenote_status status = cenote_pool_create(budget, &pool_options, &pool, err);
     if (status != CENOTE_OK)

@@ -71,13 +71,25 @@ void cn_page_runs_take(struct cn_page_runs *runs, struct cn_run run)
     runs->block_count++;
 }
 
+/* Where a block ends: the next granule that is free or begins another one. */
+static uint64_t block_end(const struct cn_page_runs *runs, uint64_t first)
+{
+    uint64_t next;
+    for (uint64_t i = first + 1; i < runs->granule_count; i = next) {
+        uint64_t word = i / CN_WORD_BITS;
+        uint64_t ends = ~runs->used[word] | runs->first[word];
+        ends &= cn_bits_mask(i, runs->granule_count, &next);
+        if (ends != 0)
+            return word * CN_WORD_BITS + (uint64_t)__builtin_ctzll(ends);
+    }
+    return runs->granule_count;
+}
+
 bool cn_page_runs_block(const struct cn_page_runs *runs, uint64_t first, struct cn_run *out_run)
 {
     if (first >= runs->granule_count || !cn_bits_get(runs->first, first))
         return false;
-    uint64_t used_end = cn_bits_find(runs->used, false, first, runs->granule_count);
-    uint64_t end = cn_bits_find(runs->first, true, first + 1, used_end);
-    *out_run = (struct cn_run){first, end - first};
+    *out_run = (struct cn_run){first, block_end(runs, first) - first};
     return true;
 }
 

@@ -55,11 +55,12 @@ struct cn_os_ops {
     /* memory: reserve gives address space that nobody may touch; size and addresses are multiples
      * of 64 KiB, reservations aligned to 2 MiB. Commit makes it readable, writable and zero (huge
      * asks for huge pages: only for whole, aligned 2 MiB). Decommit gives the memory back at once.
-     */
+     * Populate makes committed memory resident now, as far as there is some; contents stay. */
     int (*memory_reserve)(struct cn_os *os, size_t size_bytes, void **out_base);
     void (*memory_release)(struct cn_os *os, void *base, size_t size_bytes);
     int (*memory_commit)(struct cn_os *os, void *address, size_t size_bytes, bool huge);
     void (*memory_decommit)(struct cn_os *os, void *address, size_t size_bytes);
+    void (*memory_populate)(struct cn_os *os, void *address, size_t size_bytes);
 
     /* Moves the pages of a committed part, not their bytes, to another part of a reservation; the
      * two do not overlap. What was at to, committed or not, is gone; what moved is committed there

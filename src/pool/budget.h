@@ -52,6 +52,8 @@ struct cn_budget_client {
      * which makes them idle memory of the pool, or move blocks until a hole of @p want_bytes is
      * there. @return bytes; 0 when nothing has changed that would help. */
     uint64_t (*give)(struct cn_budget_client *client, uint64_t want_bytes);
+    /* Pools: the same, when whole chunks of all pools do not do. NULL: nothing. */
+    uint64_t (*give_parts)(struct cn_budget_client *client, uint64_t want_bytes);
     /* Adds what it knows to the row of its pool. NULL: nothing. */
     void (*report)(struct cn_budget_client *client, cenote_budget_holder *holder);
 };

@@ -10,6 +10,7 @@
 
 struct cn_class_policy {
     bool small_blocks; /* below 1 MiB from slabs and thread caches; else runs of granules, exact */
+    bool whole_chunks; /* commits 2 MiB at a time, as huge pages; else no more than the blocks */
     uint32_t priority; /* whose memory goes first when somebody needs it: the lowest */
 };
 

@@ -127,7 +127,8 @@ static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options
         .priority = options->priority != 0 ? options->priority
                                            : cn_class_policy(options->class_id)->priority,
         .pool = pool,
-        .give = cn_pool_trim_client,
+        .give = cn_pool_give_chunks,
+        .give_parts = cn_pool_give_parts,
         .report = cn_pool_report_client,
     };
     pool->budget = budget;
@@ -136,6 +137,7 @@ static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options
     pool->reserve_bytes = g->reserve_bytes;
     pool->class_id = options->class_id;
     pool->number = atomic_fetch_add(&pool_count, 1);
+    pool->whole_chunks = cn_class_policy(options->class_id)->whole_chunks;
     pool->quota_granules = g->quota_granules;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_mutex_init(&pool->tensors_lock, NULL);

@@ -38,13 +38,15 @@ struct cenote_pool {
     char *base;
     uint64_t reserve_bytes;
     cenote_class class_id;
-    uint32_t number; /* in the process, by age; for traces */
+    uint32_t number;   /* in the process, by age; for traces */
+    bool whole_chunks; /* commits 2 MiB at a time */
 
     pthread_mutex_t lock;
     struct cn_page_runs runs; /* lock, and what follows */
     uint16_t *slack_bytes;    /* by a block's first granule: whole granules less what was asked */
     uint64_t quota_granules;
     uint64_t charged_bytes;
+    uint64_t tick_granules; /* handed out and not yet seen by decay */
     struct cn_pool_counts counts;
 
     /* Made by the first tensor; tensor_table.c. */
@@ -71,9 +73,10 @@ void cn_pool_decommit(cenote_pool *pool, struct cn_run run);
 CENOTE_MUST_CHECK cenote_status cn_pool_commit(cenote_pool *pool, struct cn_run run,
                                                cenote_error *err);
 
-/* The budget's callbacks. Both lock. The first gives back idle memory until @p want_bytes are
- * uncharged. Locks. */
-uint64_t cn_pool_trim_client(struct cn_budget_client *client, uint64_t want_bytes);
+/* The budget's callbacks. All lock. The first two give back idle memory until @p want_bytes are
+ * uncharged: whole chunks; and after them what is idle beside blocks. */
+uint64_t cn_pool_give_chunks(struct cn_budget_client *client, uint64_t want_bytes);
+uint64_t cn_pool_give_parts(struct cn_budget_client *client, uint64_t want_bytes);
 void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder *holder);
 
 /* Finds a run of @p granules, charges and commits what of it is not committed yet. The pool is

@@ -11,8 +11,20 @@
  * holes. (The first of them is in CN_RANGE_CHARGE_BYTES.) A huge page keeps such a page in reserve,
  * so it costs the same.
  *
- * Free blocks stay committed ("idle"): the first touch of memory costs far more than finding it.
- * The budget asks for idle memory when it needs it, and gets it from the high end. */
+ * Free memory stays committed ("idle"): the first touch of memory costs far more than finding it.
+ * Four things are done for that, and against holding too much:
+ *
+ *   whole chunks   A block of a pool whose charge no plan must know beforehand commits all of the
+ *                  chunks that it touches, as huge pages, if quota and budget have room as it is.
+ *                  What lies beyond the block is idle, and made resident at once, so that what is
+ *                  committed is what is resident as soon as the blocks are written.
+ *   pressure       Who needs memory takes idle chunks, from the high end, of all pools; and only
+ *                  when these do not do takes what is idle beside blocks, which breaks huge pages.
+ *   decay          For each 64 chunks that a pool hands out it looks at one (page_commit.c); one
+ *                  that nobody used for a whole round goes. So a chunk goes when at least 64 times
+ *                  what the pool holds was handed out without it, and having it back costs at most
+ *                  one chunk's first touch for 64 chunks' use.
+ *   trim           All idle memory, at the caller's wish. */
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -23,6 +35,9 @@
 #include "pool/compact.h"
 #include "pool/pool_impl.h"
 #include "pool/watch.h"
+
+/* Decay looks at one chunk when so much was handed out. */
+#define TICK_GRANULES (64 * (uint64_t)CN_CHUNK_GRANULES)
 
 /* ---- what things cost ---- */
 
@@ -62,19 +77,16 @@ void cn_pool_decommit(cenote_pool *pool, struct cn_run run)
     pool->os->ops->memory_decommit(pool->os, address, whole.count * GRANULE_BYTES);
 }
 
-/* Gives back idle memory from the high end until @p want_bytes are uncharged. Pool locked. */
-static uint64_t trim_locked(cenote_pool *pool, uint64_t want_bytes)
+/* Gives back whole chunks from the high end until @p want_bytes are uncharged. Pool locked. */
+static uint64_t trim_chunks(cenote_pool *pool, uint64_t want_bytes)
 {
     uint64_t back = 0, below = pool->runs.granule_count;
     struct cn_run idle;
-    while (back < want_bytes && cn_page_runs_idle(&pool->runs, below, &idle)) {
-        /* No more of a long run than is wanted, but no part of a chunk. */
-        uint64_t end = idle.first + idle.count;
-        uint64_t want_granules = (want_bytes - back) / GRANULE_BYTES + 1;
+    while (back < want_bytes && cn_page_runs_idle_chunks(&pool->runs, below, &idle)) {
+        uint64_t want_granules = ((want_bytes - back) / CHUNK_BYTES + 1) * CN_CHUNK_GRANULES;
         if (want_granules < idle.count) {
-            uint64_t cut = (end - want_granules) / CN_CHUNK_GRANULES * CN_CHUNK_GRANULES;
-            if (cut > idle.first)
-                idle = (struct cn_run){cut, end - cut};
+            idle.first += idle.count - want_granules;
+            idle.count = want_granules;
         }
         below = idle.first;
         cn_pool_decommit(pool, idle);
@@ -83,13 +95,55 @@ static uint64_t trim_locked(cenote_pool *pool, uint64_t want_bytes)
     return back;
 }
 
-uint64_t cn_pool_trim_client(struct cn_budget_client *client, uint64_t want_bytes)
+/* The same with what is idle beside blocks. */
+static uint64_t trim_parts(cenote_pool *pool, uint64_t want_bytes)
+{
+    uint64_t back = 0, below = pool->runs.granule_count;
+    struct cn_run idle;
+    if (pool->runs.committed_count == pool->runs.used_count)
+        return 0;
+    while (back < want_bytes && cn_page_runs_idle(&pool->runs, below, &idle)) {
+        below = idle.first;
+        cn_pool_decommit(pool, idle);
+        back += cn_pool_settle(pool);
+    }
+    return back;
+}
+
+static uint64_t trim_locked(cenote_pool *pool, uint64_t want_bytes)
+{
+    uint64_t back = trim_chunks(pool, want_bytes);
+    return back < want_bytes ? back + trim_parts(pool, want_bytes - back) : back;
+}
+
+uint64_t cn_pool_give_chunks(struct cn_budget_client *client, uint64_t want_bytes)
+{
+    cenote_pool *pool = (cenote_pool *)client;
+    pthread_mutex_lock(&pool->lock);
+    uint64_t back = trim_chunks(pool, want_bytes);
+    pthread_mutex_unlock(&pool->lock);
+    return back;
+}
+
+uint64_t cn_pool_give_parts(struct cn_budget_client *client, uint64_t want_bytes)
 {
     cenote_pool *pool = (cenote_pool *)client;
     pthread_mutex_lock(&pool->lock);
     uint64_t back = trim_locked(pool, want_bytes);
     pthread_mutex_unlock(&pool->lock);
     return back;
+}
+
+/* Pool locked. */
+static void decay(cenote_pool *pool)
+{
+    struct cn_run chunk;
+    for (; pool->tick_granules >= TICK_GRANULES; pool->tick_granules -= TICK_GRANULES) {
+        if (!cn_page_runs_decay(&pool->runs, &chunk))
+            continue;
+        cn_pool_decommit(pool, chunk);
+        (void)cn_pool_settle(pool);
+    }
 }
 
 void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder *holder)
@@ -113,7 +167,7 @@ void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder
 uint64_t cenote_pool_trim(cenote_pool *pool)
 {
     cn_watch_tell(pool, CENOTE_TRACE_TRIM, NULL, 0, 0);
-    return cn_pool_trim_client(&pool->client, UINT64_MAX);
+    return cn_pool_give_parts(&pool->client, UINT64_MAX);
 }
 
 /* ---- getting more ---- */
@@ -146,43 +200,69 @@ static cenote_status refuse_budget(cenote_pool *pool, uint64_t size_bytes, uint6
     return status;
 }
 
+/* A run that was found, and the span that is charged so that it can be committed: the run itself,
+ * or all of its chunks. */
+struct find {
+    struct cn_run run, span;
+};
+
+/* Charges for committing what of @p span is not; *out_charge is that also when it does not fit. */
+static bool charge_span(cenote_pool *pool, struct cn_run span, uint64_t *out_charge)
+{
+    uint64_t committed, chunks;
+    cn_page_runs_preview(&pool->runs, span, &committed, &chunks);
+    *out_charge = cn_pool_charge_of(committed, chunks) - pool->charged_bytes;
+    if (committed > pool->quota_granules || !cn_budget_try_charge(pool->budget, *out_charge))
+        return false;
+    pool->charged_bytes += *out_charge;
+    return true;
+}
+
 /* One look: finds a run and charges what of it is not committed yet. Pool locked.
  * @return CENOTE_MISS_COUNT: all of it was; CENOTE_MISS_COMMIT: it is charged now; else what is in
  * the way, and by how much */
-static cenote_miss look(cenote_pool *pool, uint64_t granules, struct cn_run *out_run,
+static cenote_miss look(cenote_pool *pool, uint64_t granules, struct find *out_find,
                         uint64_t *out_short_bytes)
 {
-    uint64_t left = pool->quota_granules - pool->runs.used_count;
+    struct cn_page_runs *runs = &pool->runs;
+    struct cn_run run, bare;
+    uint64_t left = pool->quota_granules - runs->used_count, charge;
     if (granules > left) {
         if (!cn_checked_mul(granules - left, GRANULE_BYTES, out_short_bytes))
             *out_short_bytes = UINT64_MAX;
         return CENOTE_MISS_QUOTA;
     }
-    if (!cn_page_runs_find(&pool->runs, granules, out_run)) {
+    if (!cn_page_runs_find(runs, granules, &run)) {
         *out_short_bytes = granules * GRANULE_BYTES;
         return CENOTE_MISS_HOLE;
     }
+    *out_find = (struct find){run, run};
+    if (!cn_page_runs_uncommitted(runs, run, &bare))
+        return CENOTE_MISS_COUNT;
+    if (cn_pool_compact_self(pool))
+        return look(pool, granules, out_find, out_short_bytes);
+    if (pool->whole_chunks) {
+        out_find->span = cn_page_runs_whole_chunks(runs, run);
+        if (charge_span(pool, out_find->span, &charge))
+            return CENOTE_MISS_COMMIT;
+        out_find->span = run;
+    }
     uint64_t committed, chunks;
-    cn_page_runs_preview(&pool->runs, *out_run, &committed, &chunks);
-    if (committed > pool->runs.committed_count && cn_pool_compact_self(pool))
-        return look(pool, granules, out_run, out_short_bytes);
+    cn_page_runs_preview(runs, run, &committed, &chunks);
     while (committed > pool->quota_granules) { /* idle memory counts against the quota too */
         trim_locked(pool, (committed - pool->quota_granules) * GRANULE_BYTES);
-        cn_page_runs_preview(&pool->runs, *out_run, &committed, &chunks);
+        cn_page_runs_preview(runs, run, &committed, &chunks);
     }
-    uint64_t charge = cn_pool_charge_of(committed, chunks) - pool->charged_bytes;
-    if (!cn_budget_try_charge(pool->budget, charge)) {
-        *out_short_bytes = charge;
-        return CENOTE_MISS_BUDGET;
-    }
-    pool->charged_bytes += charge;
-    return committed > pool->runs.committed_count ? CENOTE_MISS_COMMIT : CENOTE_MISS_COUNT;
+    if (charge_span(pool, run, &charge))
+        return CENOTE_MISS_COMMIT;
+    *out_short_bytes = charge;
+    return CENOTE_MISS_BUDGET;
 }
 
 /* Looks until a run is found and charged or nobody gives way any more. Pool locked; the lock is let
  * go while others are asked, after which everything may have changed. */
 static cenote_status find_and_charge(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
-                                     struct cn_run *out_run, cenote_miss *out_miss,
+                                     struct find *out_find, cenote_miss *out_miss,
                                      cenote_error *err)
 {
     static bool (*const ask[CENOTE_MISS_COUNT])(cenote_budget *, const cenote_pool *, uint64_t) = {
@@ -192,7 +272,7 @@ static cenote_status find_and_charge(cenote_pool *pool, uint64_t size_bytes, uin
     };
     for (bool asked = false;; asked = true) {
         uint64_t short_bytes = 0;
-        *out_miss = look(pool, granules, out_run, &short_bytes);
+        *out_miss = look(pool, granules, out_find, &short_bytes);
         if (*out_miss == CENOTE_MISS_COUNT || *out_miss == CENOTE_MISS_COMMIT) {
             if (asked)
                 *out_miss = CENOTE_MISS_RECLAIM;
@@ -208,37 +288,69 @@ static cenote_status find_and_charge(cenote_pool *pool, uint64_t size_bytes, uin
     }
 }
 
+/* ---- committing ---- */
+
+static void populate(cenote_pool *pool, uint64_t first, uint64_t end)
+{
+    if (first < end)
+        pool->os->ops->memory_populate(pool->os, pool->base + first * GRANULE_BYTES,
+                                       (end - first) * GRANULE_BYTES);
+}
+
+/* Commits what of @p span is not, and makes resident what of that is not the block's. Pool locked.
+ * @return 0, or an errno and what was not committed in *out_part */
+static int commit_span(cenote_pool *pool, struct cn_run span, struct cn_run block,
+                       struct cn_run *out_part)
+{
+    uint64_t block_end = block.first + block.count;
+    bool huge = span.count >= CN_CHUNK_GRANULES;
+    while (cn_page_runs_uncommitted(&pool->runs, span, out_part)) {
+        uint64_t first = out_part->first, end = first + out_part->count;
+        int error = pool->os->ops->memory_commit(pool->os, pool->base + first * GRANULE_BYTES,
+                                                 out_part->count * GRANULE_BYTES, huge);
+        if (error != 0)
+            return error;
+        cn_page_runs_commit(&pool->runs, *out_part);
+        populate(pool, first, end < block.first ? end : block.first);
+        populate(pool, first > block_end ? first : block_end, end);
+    }
+    return 0;
+}
+
 cenote_status cn_pool_commit(cenote_pool *pool, struct cn_run run, cenote_error *err)
 {
-    bool huge = run.count >= CN_CHUNK_GRANULES;
     struct cn_run part;
-    while (cn_page_runs_uncommitted(&pool->runs, run, &part)) {
-        int error = pool->os->ops->memory_commit(pool->os, pool->base + part.first * GRANULE_BYTES,
-                                                 part.count * GRANULE_BYTES, huge);
-        if (error != 0) {
-            cn_pool_decommit(pool, run);
-            cn_pool_settle(pool);
-            return cenote_error_set(err, CENOTE_E_NOMEM, "pool %s: commit of %" PRIu64 " bytes: %s",
-                                    cenote_class_text(pool->class_id), part.count * GRANULE_BYTES,
-                                    strerror(-error));
-        }
-        cn_page_runs_commit(&pool->runs, part);
-    }
-    return CENOTE_OK;
+    int error = commit_span(pool, run, run, &part);
+    if (error == 0)
+        return CENOTE_OK;
+    cn_pool_decommit(pool, run);
+    (void)cn_pool_settle(pool);
+    return cenote_error_set(err, CENOTE_E_NOMEM, "pool %s: commit of %" PRIu64 " bytes: %s",
+                            cenote_class_text(pool->class_id), part.count * GRANULE_BYTES,
+                            strerror(-error));
 }
 
 cenote_status cn_pool_obtain(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
                              struct cn_run *out_run, cenote_error *err)
 {
     cenote_miss miss;
-    cenote_status status = find_and_charge(pool, size_bytes, granules, out_run, &miss, err);
+    struct find find;
+    struct cn_run part;
+    decay(pool);
+    cenote_status status = find_and_charge(pool, size_bytes, granules, &find, &miss, err);
     if (status == CENOTE_OK) {
         uint64_t before = pool->runs.committed_count;
-        status = cn_pool_commit(pool, *out_run, err);
+        /* Where the machine refuses the whole chunks it may still have the block. */
+        if (find.span.count > find.run.count)
+            (void)commit_span(pool, find.span, find.run, &part);
+        status = cn_pool_commit(pool, find.run, err);
+        (void)cn_pool_settle(pool);
         if (status != CENOTE_OK)
             miss = CENOTE_MISS_SYSTEM;
         else
             pool->counts.committed_total_granules += pool->runs.committed_count - before;
+        pool->tick_granules += granules;
+        *out_run = find.run;
     }
     if (miss == CENOTE_MISS_COUNT)
         pool->counts.hit_count++;

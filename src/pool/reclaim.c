@@ -133,9 +133,11 @@ cenote_status cn_budget_refuse(cenote_budget *budget, uint64_t size_bytes, const
 /* ---- the ladder; the list is locked ---- */
 
 static uint64_t ask(cenote_budget *budget, cenote_reclaim_step step,
-                    struct cn_budget_client *client, uint64_t want_bytes)
+                    struct cn_budget_client *client,
+                    uint64_t (*give)(struct cn_budget_client *client, uint64_t want_bytes),
+                    uint64_t want_bytes)
 {
-    uint64_t given = client->give(client, want_bytes);
+    uint64_t given = give(client, want_bytes);
     pthread_mutex_lock(&budget->lock);
     cenote_reclaim_stats *stats = &budget->reclaim[step];
     stats->asked_count++;
@@ -145,17 +147,21 @@ static uint64_t ask(cenote_budget *budget, cenote_reclaim_step step,
     return given;
 }
 
-/* The first two rungs. @return bytes uncharged. */
+/* The first two rungs: whole chunks, the asker's first; then what is idle beside blocks, which
+ * breaks huge pages. @return bytes uncharged. */
 static uint64_t take_idle(cenote_budget *budget, const cenote_pool *asker, uint64_t want_bytes)
 {
     uint64_t got = 0;
-    struct cn_budget_client *c;
-    for (c = budget->clients; c != NULL && c->step == CENOTE_RECLAIM_IDLE; c = c->next)
-        if (c->pool == asker && got < want_bytes)
-            got += ask(budget, CENOTE_RECLAIM_OWN_IDLE, c, want_bytes - got);
-    for (c = budget->clients; c != NULL && c->step == CENOTE_RECLAIM_IDLE; c = c->next)
-        if (c->pool != asker && got < want_bytes)
-            got += ask(budget, CENOTE_RECLAIM_IDLE, c, want_bytes - got);
+    for (unsigned round = 0; round < 4 && got < want_bytes; round++) {
+        bool own = round % 2 == 0, parts = round >= 2;
+        cenote_reclaim_step step = own ? CENOTE_RECLAIM_OWN_IDLE : CENOTE_RECLAIM_IDLE;
+        for (struct cn_budget_client *c = budget->clients; c != NULL && got < want_bytes;
+             c = c->next) {
+            bool asked = c->step == CENOTE_RECLAIM_IDLE && (c->pool == asker) == own;
+            if (asked && (!parts || c->give_parts != NULL))
+                got += ask(budget, step, c, parts ? c->give_parts : c->give, want_bytes - got);
+        }
+    }
     return got;
 }
 
@@ -195,7 +201,7 @@ static uint64_t climb(cenote_budget *budget, const cenote_pool *asker, uint64_t 
     for (struct cn_budget_client *c = budget->clients; c != NULL && got < want_bytes; c = c->next) {
         if (c->step == CENOTE_RECLAIM_IDLE)
             continue;
-        while (got < want_bytes && ask(budget, c->step, c, want_bytes - got) > 0)
+        while (got < want_bytes && ask(budget, c->step, c, c->give, want_bytes - got) > 0)
             got += take_idle(budget, asker, want_bytes - got);
     }
     return got;
@@ -220,7 +226,7 @@ static bool ask_keepers(cenote_budget *budget, const cenote_pool *pool,
     bool gave = false;
     for (struct cn_budget_client *c = budget->clients; c != NULL && !gave; c = c->next)
         if (c->pool == pool && c->step >= first_step && c->step <= last_step)
-            gave = ask(budget, c->step, c, want_bytes) > 0;
+            gave = ask(budget, c->step, c, c->give, want_bytes) > 0;
     return gave;
 }
 

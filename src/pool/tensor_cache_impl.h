@@ -52,7 +52,7 @@ struct cn_shape {
     cenote_tensor_spec spec;
     uint64_t hash;
     uint64_t size_bytes;
-    uint16_t pool, number; /* 0: not in use; its place in the table + 1 */
+    uint16_t pool, number;   /* 0: not in use; its place in the table + 1 */
     uint32_t newest, oldest; /* records of the pool; lock, and what follows */
     uint32_t kept_count;     /* here, not in fronts */
     uint32_t tensor_count;   /* lent, in fronts, kept */

@@ -117,7 +117,7 @@ static void test_charges_add_up(void **state)
 {
     struct rig *rig = *state;
     static const uint64_t sizes[] = {1, GRANULE, GRANULE + 1, 3 * MIB, 100, 7 * MIB - 1, MIB};
-    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 0);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_PARAMETERS, 0);
     uint64_t expected = charged(rig);
     void *data[7];
     for (unsigned i = 0; i < 7; i++) {
@@ -237,8 +237,8 @@ static void test_budget_refusal(void **state)
 static void test_pools_share_idle_memory(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *a = make(rig, CENOTE_CLASS_ACTIVATIONS, 0);
-    cenote_pool *b = make(rig, CENOTE_CLASS_IMAGE_FEATURES, 0);
+    cenote_pool *a = make(rig, CENOTE_CLASS_PARAMETERS, 0);
+    cenote_pool *b = make(rig, CENOTE_CLASS_KV_CACHE, 0);
     void *big = alloc(a, 50 * MIB), *mark = alloc(a, 1);
     memset(mark, 7, 1);
     cenote_pool_free(a, big);
@@ -270,6 +270,7 @@ static void test_fault_sweep(void **state)
     for (unsigned nth = 1;; nth++) {
         cn_fake_fail(rig->fake, CN_FAKE_MEMORY, nth, ENOMEM);
         cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+        options.class_id = CENOTE_CLASS_PARAMETERS;
         cenote_pool *pool = NULL;
         cenote_error err = {0};
         void *a = NULL, *b = NULL, *c = NULL;
@@ -310,12 +311,12 @@ static void test_fault_sweep(void **state)
 static void test_statistics(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_TEXT_EMBEDDINGS, 8 * MIB);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 8 * MIB);
     void *a = alloc(pool, 100), *b = alloc(pool, GRANULE + 1);
     cenote_pool_free(pool, a);
     cenote_pool_stats stats = stats_of(pool);
-    assert_int_equal(stats.class_id, CENOTE_CLASS_TEXT_EMBEDDINGS);
-    assert_int_equal(stats.priority, 40);
+    assert_int_equal(stats.class_id, CENOTE_CLASS_KV_CACHE);
+    assert_int_equal(stats.priority, 70);
     assert_int_equal(stats.quota_bytes, 8 * MIB);
     assert_int_equal(stats.requested_bytes, GRANULE + 1);
     assert_int_equal(stats.requested_peak_bytes, GRANULE + 101);
@@ -347,7 +348,7 @@ static void test_statistics(void **state)
 static void test_hits_and_misses(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 40 * MIB);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 40 * MIB);
     cenote_pool *other = make(rig, CENOTE_CLASS_PARAMETERS, 0);
     void *idle = alloc(other, 30 * MIB), *kept = alloc(other, 10 * MIB), *data = NULL;
     cenote_pool_free(other, idle);

@@ -353,7 +353,7 @@ static void test_fault_sweep(void **state)
     cenote_tensor tensor = 99;
     unsigned failures = 0;
     for (uint64_t nth = 1;; nth++) {
-        cenote_pool *pool = make(rig, CENOTE_CLASS_TEXT_EMBEDDINGS);
+        cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE);
         uint64_t before = charged(rig);
         cn_fake_fail(rig->fake, CN_FAKE_MEMORY, nth, ENOMEM);
         cenote_error err = {0};

@@ -39,6 +39,7 @@ struct cn_fake *cn_fake_create(void)
         .memory_commit = fake_memory_commit,
         .memory_decommit = fake_memory_decommit,
         .memory_remap = fake_memory_remap,
+        .memory_populate = fake_memory_populate,
         .file_open = fake_file_open,
         .file_close = fake_file_close,
         .file_stat = fake_file_stat,

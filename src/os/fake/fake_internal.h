@@ -114,6 +114,7 @@ void fake_memory_release(struct cn_os *os, void *base, size_t size_bytes);
 int fake_memory_commit(struct cn_os *os, void *address, size_t size_bytes, bool huge);
 void fake_memory_decommit(struct cn_os *os, void *address, size_t size_bytes);
 int64_t fake_memory_remap(struct cn_os *os, void *from, void *to, size_t size_bytes);
+void fake_memory_populate(struct cn_os *os, void *address, size_t size_bytes);
 
 int fake_file_open(struct cn_os *os, const char *path, int flags, int *out_fd);
 void fake_file_close(struct cn_os *os, int fd);

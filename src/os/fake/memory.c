@@ -188,3 +188,15 @@ int64_t fake_memory_remap(struct cn_os *os, void *from, void *to, size_t size_by
     pthread_mutex_unlock(&fake->lock);
     return result;
 }
+
+void fake_memory_populate(struct cn_os *os, void *address, size_t size_bytes)
+{
+    struct cn_fake *fake = (struct cn_fake *)os;
+    pthread_mutex_lock(&fake->lock);
+    struct fake_range *range = range_of(fake, address, size_bytes);
+    if (range == NULL || !all_committed(range, address, size_bytes))
+        fake->books.misuse_count++;
+    else
+        cn_linux_memory_populate(NULL, address, size_bytes);
+    pthread_mutex_unlock(&fake->lock);
+}

@@ -10,6 +10,7 @@ void cn_linux_memory_release(struct cn_os *os, void *base, size_t size_bytes);
 int cn_linux_memory_commit(struct cn_os *os, void *address, size_t size_bytes, bool huge);
 void cn_linux_memory_decommit(struct cn_os *os, void *address, size_t size_bytes);
 int64_t cn_linux_memory_remap(struct cn_os *os, void *from, void *to, size_t size_bytes);
+void cn_linux_memory_populate(struct cn_os *os, void *address, size_t size_bytes);
 
 int cn_linux_file_open(struct cn_os *os, const char *path, int flags, int *out_fd);
 void cn_linux_file_close(struct cn_os *os, int fd);

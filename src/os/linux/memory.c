@@ -29,6 +29,10 @@
 #define MADV_POPULATE_READ 22
 #endif
 
+#ifndef MADV_POPULATE_WRITE /* Linux 5.14 */
+#define MADV_POPULATE_WRITE 23
+#endif
+
 static char *align_up(char *address, size_t align_bytes)
 {
     return (char *)(((uintptr_t)address + align_bytes - 1) & ~(uintptr_t)(align_bytes - 1));
@@ -132,4 +136,12 @@ int64_t cn_linux_memory_remap(struct cn_os *os, void *from, void *to, size_t siz
     int64_t back = cn_linux_memory_remap(os, (char *)from + half_bytes, (char *)to + half_bytes,
                                          size_bytes - half_bytes);
     return front + (back > 0 ? back : 0);
+}
+
+void cn_linux_memory_populate(struct cn_os *os, void *address, size_t size_bytes)
+{
+    (void)os;
+    /* Advice: older kernels say EINVAL, and a full machine ENOMEM; the first touch comes later
+     * then. */
+    (void)madvise(address, size_bytes, MADV_POPULATE_WRITE);
 }

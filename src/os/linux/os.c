@@ -32,6 +32,7 @@ struct cn_os *cn_os_linux(void)
         .memory_commit = cn_linux_memory_commit,
         .memory_decommit = cn_linux_memory_decommit,
         .memory_remap = cn_linux_memory_remap,
+        .memory_populate = cn_linux_memory_populate,
         .file_open = cn_linux_file_open,
         .file_close = cn_linux_file_close,
         .file_stat = cn_linux_file_stat,
