@@ -2,6 +2,7 @@
 /** @file
  *  Where each activation lies in its phase's one block. The plan counts with these and the run
  *  carves by these, so that what was promised is what is taken. Offsets in bytes, multiples of 64.
+ *  What is never needed at the same time shares a place: layout.c draws when each is.
  */
 #ifndef QWEN_LAYOUT_H
 #define QWEN_LAYOUT_H
@@ -12,9 +13,10 @@
 
 /** The vision tower over all images of a prompt; N patches, D hidden, columns of patch rows P. */
 typedef struct qwen_vision_layout {
+    uint64_t pixels;   /**< float [N][P]: patch rows, until they are embedded */
     uint64_t residual; /**< float [N][D] */
     uint64_t normed;   /**< float [N][D]: norm output, attention output */
-    uint64_t wide;     /**< float [N][max(P, 3D, F, D)]: patch rows, qkv, fc1 and merger output */
+    uint64_t wide;     /**< float [N][max(3D, F, D)]: qkv, fc1 and merger output */
     uint64_t cosines;  /**< float [N][head_dim/2] */
     uint64_t sines;
     uint64_t position_lines; /**< float [2][side][D]: two lines of the position table */
@@ -35,7 +37,7 @@ typedef struct qwen_text_layout {
     uint64_t q;        /**< float [T][heads * head_dim] */
     uint64_t k;        /**< float [T][kv heads * head_dim] */
     uint64_t v;
-    uint64_t gate;    /**< float [T][f]; shares its place with q, k, v */
+    uint64_t gate;    /**< float [T][f] */
     uint64_t up;      /**< float [T][f] */
     uint64_t cosines; /**< float [T][head_dim/2] */
     uint64_t sines;

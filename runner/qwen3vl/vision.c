@@ -22,7 +22,7 @@ struct tower {
     qwen_vision_layout layout;
     unsigned char *block;
     uint64_t patches; /* of all images */
-    float *residual, *normed, *wide, *cosines, *sines;
+    float *pixels, *residual, *normed, *wide, *cosines, *sines;
 };
 
 /* ---- program ---- */
@@ -102,7 +102,7 @@ static cenote_status load_patches(struct tower *tower, uint32_t image, uint64_t 
             qwen_image_patches(rgb, height, width, config->patch_size, config->temporal_patch_size,
                                config->merge_size, 0,
                                (uint64_t)run->shape->grid_h[image] * run->shape->grid_w[image],
-                               tower->wide + first_patch * columns);
+                               tower->pixels + first_patch * columns);
         qwen_run_note_page_tables(run);
         cenote_pool_free(run->activations, rgb);
         cenote_pool_trim(run->activations);
@@ -397,7 +397,7 @@ static cenote_status embed_patches(struct tower *tower, cenote_error *err)
             return status;
         first += (uint64_t)shape->grid_h[image] * shape->grid_w[image];
     }
-    cenote_status status = linear(tower, &tower->run->model->patch_embed, tower->wide,
+    cenote_status status = linear(tower, &tower->run->model->patch_embed, tower->pixels,
                                   tower->patches, tower->residual, false, err);
     if (status != CENOTE_OK)
         return status;
@@ -456,6 +456,7 @@ cenote_status qwen_vision_run(qwen_run *run, cenote_error *err)
     if (status != CENOTE_OK)
         return status;
     tower.block = block;
+    tower.pixels = (float *)(tower.block + tower.layout.pixels);
     tower.residual = (float *)(tower.block + tower.layout.residual);
     tower.normed = (float *)(tower.block + tower.layout.normed);
     tower.wide = (float *)(tower.block + tower.layout.wide);

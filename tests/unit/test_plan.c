@@ -9,8 +9,10 @@
 
 #include <cmocka.h>
 
+#include "layout.h"
 #include "model.h"
 #include "qwen3vl.h"
+#include "sample.h"
 
 #define MIB (1u << 20)
 
@@ -184,6 +186,82 @@ static void test_the_rest_is_resident(void **state)
     }
 }
 
+static uint64_t places(uint64_t size_bytes)
+{
+    return (size_bytes + 63) / 64 * 64;
+}
+
+static uint64_t max_of(const uint64_t *values, unsigned count)
+{
+    uint64_t most = 0;
+    for (unsigned i = 0; i < count; i++)
+        most = values[i] > most ? values[i] : most;
+    return most;
+}
+
+/* What each step of the decoder needs, by hand. */
+static uint64_t decoder_needs(const qwen_model *model, uint64_t tokens, uint64_t rows,
+                              uint64_t token_max)
+{
+    const qwen_text_config *text = &model->config.text;
+    uint64_t floats = tokens * 4, residual = places(floats * text->hidden);
+    uint64_t q = places(floats * text->head_count * text->head_dim);
+    uint64_t kv = places(floats * text->kv_head_count * text->head_dim);
+    uint64_t angles = 2 * places(floats * text->head_dim / 2);
+    uint64_t pointers = 2 * places((token_max + 15) / 16 * sizeof(void *));
+    uint64_t logits = places(rows * text->vocab_size * 4);
+    const uint64_t steps[] = {
+        residual + places(text->hidden * 2ull),                 /* embedding */
+        2 * residual + angles + q + 2 * kv,                     /* q, k, v */
+        2 * residual + angles + q + pointers,                   /* attention */
+        2 * residual + angles + 2 * places(floats * text->ffn), /* MLP */
+        2 * residual + logits,                                  /* head */
+        logits + places(qwen_seen_bytes(text->vocab_size)),     /* choice */
+    };
+    return max_of(steps, 6);
+}
+
+static uint64_t tower_needs(const qwen_model *model, uint64_t patches)
+{
+    const qwen_vision_config *vision = &model->config.vision;
+    uint64_t floats = patches * 4, residual = places(floats * vision->hidden);
+    uint64_t pixels = places(floats * qwen_patch_columns(vision));
+    uint64_t angles = 2 * places(floats * (vision->hidden / vision->head_count / 2));
+    uint64_t line = vision->position_side * (uint64_t)vision->hidden;
+    uint64_t pointers = 2 * places((patches + 15) / 16 * sizeof(void *));
+    const uint64_t steps[] = {
+        pixels + residual,
+        residual + angles + places(8 * line) + places(2 * line),
+        2 * residual + angles + places(floats * vision->ffn) + pointers,
+    };
+    return max_of(steps, 3);
+}
+
+/* A phase's block is what its neediest step needs, and not a byte more: it grows with the tokens,
+ * as the search for a plan takes for granted. */
+static void test_activations_share_places(void **state)
+{
+    const struct fixture *fixture = *state;
+    const qwen_model *model = &fixture->model;
+    qwen_text_layout text;
+    qwen_vision_layout vision;
+    uint64_t before = 0;
+    for (uint64_t tokens = 1; tokens < 5000; tokens += 1 + tokens / 9)
+        for (uint64_t rows = 1; rows <= 8; rows += 7) {
+            qwen_text_layout_make(model, tokens, rows, 262144, &text);
+            assert_int_equal(text.size_bytes, decoder_needs(model, tokens, rows, 262144));
+        }
+    for (uint64_t patches = 16; patches < 50000; patches += 4 + patches / 9) {
+        qwen_vision_layout_make(model, patches, patches, &vision);
+        assert_int_equal(vision.size_bytes, tower_needs(model, patches));
+        assert_true(vision.size_bytes >= before);
+        before = vision.size_bytes;
+    }
+    /* the logits of 512 tokens lie where gate and up were, 600 KB that once came on top */
+    qwen_text_layout_make(model, 512, 1, 600, &text);
+    assert_true(text.size_bytes < 512 * 4 * (2 * 2048 + 2 * 6144 + 128) + 4096);
+}
+
 static void test_bytes_follow_the_passes(void **state)
 {
     const struct fixture *fixture = *state;
@@ -257,6 +335,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_issue_bound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_more_memory_buys_more, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_the_rest_is_resident, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_activations_share_places, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bytes_follow_the_passes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_kv_type_halves_the_cache, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
