@@ -18,6 +18,7 @@
 
 #include <cenote/cenote.h>
 
+#include "base/hash.h"
 #include "checkpoint.h"
 #include "monitor/trace_record.h"
 #include "os/fake/fake.h"
@@ -248,6 +249,77 @@ static void test_flipped_bits(void **state)
     assert_non_null(strstr(err.message, "it does not follow the one before"));
 }
 
+/* ---- what no recorder writes, with a checksum that is right ---- */
+
+static void put(unsigned char *at, uint64_t number, uint32_t bytes)
+{
+    for (uint32_t i = 0; i < bytes; i++)
+        at[i] = (unsigned char)(number >> 8 * i);
+}
+
+static cenote_status read_payload(const char *payload, size_t size, uint32_t count,
+                                  cenote_error *err)
+{
+    unsigned char bytes[256], summed[256];
+    uint64_t torn;
+    memcpy(bytes, "CNTRACE1", 8);
+    put(bytes + 8, size, 4);
+    put(bytes + 12, count, 4);
+    put(bytes + 16, 0, 8);
+    memcpy(bytes + 32, payload, size);
+    memcpy(summed, bytes + 8, 16);
+    memcpy(summed + 16, payload, size);
+    put(bytes + 24, cn_hash64(summed, 16 + size), 8);
+    return read_back(bytes, 32 + size, &torn, err);
+}
+
+#define TAKES(payload, count)                                                                      \
+    assert_int_equal(read_payload(payload, sizeof(payload) - 1, count, NULL), CENOTE_OK)
+#define REFUSES(payload, count, words)                                                             \
+    do {                                                                                           \
+        cenote_error refused;                                                                      \
+        assert_int_equal(read_payload(payload, sizeof(payload) - 1, count, &refused),              \
+                         CENOTE_E_CORRUPT);                                                        \
+        assert_string_equal(refused.message, "the chunk at byte 8: " words);                       \
+    } while (0)
+
+static void test_hostile_operations(void **state)
+{
+    (void)state;
+    TAKES("\x00\x02\x05", 1); /* an allocation: id 1, 5 bytes */
+    assert_int_equal(ops[0].id, 1);
+    assert_int_equal(ops[0].size_bytes, 5);
+    TAKES("\x01\x01", 1); /* a free of what is one below 0 */
+    assert_int_equal(ops[0].id, UINT64_MAX);
+    TAKES("\x78\x03\x17\x09\x02\x05\x06", 1);
+    assert_int_equal(ops[0].thread, 3);
+    assert_int_equal(ops[0].pool, 1);
+    assert_int_equal(ops[0].class_id, 7);
+    assert_int_equal(ops[0].tag, 9);
+    assert_int_equal(ops[0].align_bytes, 64);
+    TAKES("\x00\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 1);
+    assert_int_equal(ops[0].size_bytes, UINT64_MAX);
+    TAKES("\x03\x03", 2);
+    REFUSES("\x05", 1, "an operation in it is none");
+    REFUSES("\x83", 1, "an operation in it is none");
+    REFUSES("\x13\x08", 1, "an operation in it is none"); /* a class that there is not */
+    REFUSES("\x13\x0f", 1, "an operation in it is none");
+    REFUSES("\x13\x80\x80\x80\x80\x80\x02", 1, "an operation in it is none"); /* pool 2^32 */
+    REFUSES("\x0b\x80\x80\x80\x80\x10", 1, "an operation in it is none");     /* thread 2^32 */
+    REFUSES("\x23\x80\x80\x80\x80\x10", 1, "an operation in it is none");     /* tag 2^32 */
+    REFUSES("\x00\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", 1,
+            "an operation in it is none"); /* a size of 2^65 */
+    REFUSES("\x00\x02\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00", 1,
+            "an operation in it is none");                        /* a number of 11 bytes */
+    REFUSES("\x40\x02\x05\x40", 1, "an operation in it is none"); /* an alignment of 2^64 */
+    REFUSES("\x41\x02\x05", 1, "an operation in it is none");     /* one of a free */
+    REFUSES("\x00\x02", 1, "an operation in it is none");
+    REFUSES("\x40\x02\x05", 1, "an operation in it is none");
+    REFUSES("\x03\x03", 3, "an operation in it is none");
+    REFUSES("\x03\x03", 1, "bytes are left over in it");
+    REFUSES("\x03", 0, "bytes are left over in it");
+}
+
 /* The disk is full after so many writes: the program goes on, the trace ends. */
 static void test_full_disk(void **state)
 {
@@ -355,6 +427,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_operations, setup, teardown),
         cmocka_unit_test_setup_teardown(test_torn_anywhere, setup, teardown),
         cmocka_unit_test_setup_teardown(test_flipped_bits, setup, teardown),
+        cmocka_unit_test(test_hostile_operations),
         cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_visitor_ends_it, setup, teardown),

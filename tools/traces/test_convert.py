@@ -159,13 +159,15 @@ class Command(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             paths = [os.path.join(folder, name) for name in ("in", "viz.json", "viz.pickle")]
             with open(paths[0], "w", encoding="ascii") as file:
-                file.write("a 0 100\na 1 70000\nf 0\na 2 5\na 3 300000\nf 2\n")
+                file.write("a 0 100\na 1 70000\nf 0\na 2 5\na 3 300000\nf 2\n"
+                           "a 4 5000000\nf 4\n")
             for allocator in ("cenote", "buddy", "best-fit", "first-fit"):
                 subprocess.run([os.environ["CENOTE"], "replay", paths[0], "--allocator", allocator,
                                 "--memory-viz", paths[1]], check=True, capture_output=True)
                 self.run_it("pickle", paths[1], "--out", paths[2])
                 self.assertEqual(self.run_it("pytorch", paths[2]).stdout,
-                                 b"a 0 100\na 1 70000\nf 0\na 2 5\na 3 300000\nf 2\n")
+                                 b"a 0 100\na 1 70000\nf 0\na 2 5\na 3 300000\nf 2\n"
+                                 b"a 4 5000000\nf 4\n")
                 with open(paths[1], encoding="ascii") as file:
                     segments = json.load(file)["segments"]
                 self.assertEqual(len(segments), 1)
