@@ -67,23 +67,69 @@ static cenote_status cenote_open(struct cli_allocator *a, uint64_t budget_bytes,
 }
 
 /* A pool's blocks are aligned to granules; for more a larger block is taken. */
+static uint64_t size_with_spare(const struct cli_trace_op *op)
+{
+    uint64_t align = UINT64_C(1) << op->align_log2;
+    return op->size_bytes + (align > CENOTE_GRANULE_BYTES ? align - CENOTE_GRANULE_BYTES : 0);
+}
+
+static uint64_t offset_in(const cenote_pool *pool, const void *data, const struct cli_trace_op *op)
+{
+    uint64_t align = UINT64_C(1) << op->align_log2;
+    return (cenote_pool_offset(pool, data) + align - 1) & ~(align - 1);
+}
+
 static bool cenote_alloc(struct cli_allocator *a, const struct cli_trace_op *op,
                          uint64_t *out_offset)
 {
     void *data;
-    uint64_t align = UINT64_C(1) << op->align_log2;
-    uint64_t spare = align > CENOTE_GRANULE_BYTES ? align - CENOTE_GRANULE_BYTES : 0;
-    if (cenote_pool_alloc(a->pools[op->pool], op->size_bytes + spare, &data, NULL) != CENOTE_OK)
+    cenote_pool *pool = a->pools[op->pool];
+    if (cenote_pool_alloc(pool, size_with_spare(op), &data, NULL) != CENOTE_OK)
         return false;
     a->blocks[op->slot] = (uintptr_t)data;
-    uint64_t offset = cenote_pool_offset(a->pools[op->pool], data);
-    *out_offset = (offset + align - 1) & ~(align - 1);
+    *out_offset = offset_in(pool, data, op);
     return true;
 }
 
 static void cenote_free(struct cli_allocator *a, const struct cli_trace_op *op)
 {
     cenote_pool_free(a->pools[op->pool], (void *)(uintptr_t)a->blocks[op->slot]);
+}
+
+/* ---- cenote, in tensors that nobody pins ---- */
+
+static bool tensors_alloc(struct cli_allocator *a, const struct cli_trace_op *op,
+                          uint64_t *out_offset)
+{
+    cenote_pool *pool = a->pools[op->pool];
+    cenote_tensor_options options = CENOTE_TENSOR_OPTIONS_INIT;
+    options.dtype = CENOTE_DTYPE_U8;
+    options.rank = 1;
+    options.shape[0] = size_with_spare(op);
+    void *data;
+    if (cenote_tensor_create(pool, &options, &a->blocks[op->slot], NULL) != CENOTE_OK)
+        return false;
+    /* Where it is now; a tensor that was made just now can be pinned. */
+    (void)!cenote_tensor_pin(pool, a->blocks[op->slot], &data, NULL);
+    *out_offset = offset_in(pool, data, op);
+    (void)!cenote_tensor_unpin(pool, a->blocks[op->slot], NULL);
+    return true;
+}
+
+static void tensors_free(struct cli_allocator *a, const struct cli_trace_op *op)
+{
+    (void)!cenote_tensor_release(a->pools[op->pool], a->blocks[op->slot], NULL);
+}
+
+static uint64_t tensors_moved(const struct cli_allocator *a)
+{
+    uint64_t moved = 0;
+    for (uint32_t i = 0; i < a->trace->pool_count; i++) {
+        cenote_tensor_stats stats;
+        cenote_tensor_stats_get(a->pools[i], &stats);
+        moved += stats.moved_bytes;
+    }
+    return moved;
 }
 
 static void cenote_trim(struct cli_allocator *a, const struct cli_trace_op *op)
@@ -219,13 +265,23 @@ static void no_trim(struct cli_allocator *a, const struct cli_trace_op *op)
     (void)op;
 }
 
+static uint64_t nothing_moved(const struct cli_allocator *a)
+{
+    (void)a;
+    return 0;
+}
+
 const struct cli_allocator_kind cli_allocator_kinds[] = {
     {"cenote", true, cenote_open, cenote_alloc, cenote_free, cenote_trim, cenote_footprint,
-     cenote_committed},
-    {"buddy", false, buddy_open, buddy_alloc, buddy_free, no_trim, end_peak, end_peak},
-    {"best-fit", false, best_fit_open, fit_alloc, fit_free, no_trim, fit_footprint, fit_footprint},
-    {"first-fit", false, first_fit_open, fit_alloc, fit_free, no_trim, fit_footprint,
-     fit_footprint},
+     cenote_committed, nothing_moved},
+    {"tensors", true, cenote_open, tensors_alloc, tensors_free, cenote_trim, cenote_footprint,
+     cenote_committed, tensors_moved},
+    {"buddy", false, buddy_open, buddy_alloc, buddy_free, no_trim, end_peak, end_peak,
+     nothing_moved},
+    {"best-fit", false, best_fit_open, fit_alloc, fit_free, no_trim, fit_footprint, fit_footprint,
+     nothing_moved},
+    {"first-fit", false, first_fit_open, fit_alloc, fit_free, no_trim, fit_footprint, fit_footprint,
+     nothing_moved},
 };
 const size_t cli_allocator_kind_count = sizeof cli_allocator_kinds / sizeof cli_allocator_kinds[0];
 

@@ -35,6 +35,8 @@ struct cli_allocator_kind {
     uint64_t (*footprint)(const struct cli_allocator *allocator);
     /* Memory that was committed, each time that it was: what page faults would be paid for. */
     uint64_t (*committed)(const struct cli_allocator *allocator);
+    /* Bytes of blocks that compaction moved. */
+    uint64_t (*moved)(const struct cli_allocator *allocator);
 };
 
 extern const struct cli_allocator_kind cli_allocator_kinds[];

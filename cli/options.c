@@ -156,7 +156,8 @@ static cenote_status set_allocator(struct cli_options *options, const struct cli
     (void)option;
     if (cli_allocator_find(value) == NULL)
         return cenote_error_set(err, CENOTE_E_INVAL,
-                                "'%s' is none of cenote, buddy, best-fit, first-fit", value);
+                                "'%s' is none of cenote, tensors, buddy, best-fit, first-fit",
+                                value);
     options->allocator = value;
     return CENOTE_OK;
 }
@@ -402,8 +403,9 @@ static const struct cli_option layout_options[] = {
 };
 
 static const struct cli_option replay_options[] = {
-    {"allocator", "cenote|buddy|best-fit|first-fit",
-     "who is asked for the blocks; default: cenote, a pool for each pool of the trace",
+    {"allocator", "cenote|tensors|buddy|best-fit|first-fit",
+     "who is asked for the blocks; tensors: Cenote's pools, in tensors that compaction may move; "
+     "default: cenote, a pool for each pool of the trace",
      set_allocator, 0, 0, 0},
     {"budget", "SIZE",
      "the most that the allocator may take; what does not fit is left out, and the exit code is 3; "

@@ -177,6 +177,8 @@ static void print_text(const struct replay *replay)
            ratio(replay));
     printf("committed    %s in all\n",
            cli_memory_text(replay->allocator.kind->committed(&replay->allocator), all));
+    printf("moved        %s\n",
+           cli_memory_text(replay->allocator.kind->moved(&replay->allocator), all));
     printf("refused      %" PRIu64 "\n", replay->refused_count);
     if (trace->recorded)
         printf("as recorded  %" PRIu64 " of the offsets, %" PRIu64 " of them not\n",
@@ -210,10 +212,11 @@ static json_t *trace_json(const struct cli_trace *trace)
 static json_t *memory_json(const struct replay *replay)
 {
     const struct cli_allocator *allocator = &replay->allocator;
-    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "footprint_bytes",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "footprint_bytes",
                      cli_json_count(allocator->kind->footprint(allocator)), "ratio",
                      cli_json_real(ratio(replay)), "committed_bytes",
-                     cli_json_count(allocator->kind->committed(allocator)), "refused_count",
+                     cli_json_count(allocator->kind->committed(allocator)), "moved_bytes",
+                     cli_json_count(allocator->kind->moved(allocator)), "refused_count",
                      cli_json_count(replay->refused_count), "refused_bytes",
                      cli_json_count(replay->refused_bytes));
 }

@@ -11,8 +11,9 @@
 
 #include "base/compiler.h"
 
-/* Called without a lock of the pool's: after a block is given, before it is taken back. So the
- * events of one block, and of the next one in its place, come in their order. A block that moves is
+/* Called after a block is given and before it is taken back, so that the events of one block, and
+ * of the next one in its place, come in their order. A block that compaction moves is freed and
+ * allocated. The pool may be locked: call nothing of it. A block that moves is
  * freed and allocated, with the lock held. Only kind, pool,
  * class_id, id, size_bytes and align_bytes are set. */
 typedef void (*cn_watch_fn)(const cenote_trace_op *event);

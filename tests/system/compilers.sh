@@ -26,7 +26,7 @@ done
 $compile -o "$scratch/digests" tests/system/replay_digests.c cli/allocator.c cli/digest.c cli/fit.c \
     cli/size.c cli/trace.c cli/trace_vlm.c $parts $objects -luring -lpthread -lm
 "$scratch/digests" >"$scratch/lines"
-[ "$(wc -l <"$scratch/lines")" = 8 ] || { echo "not 8 digests"; exit 1; }
+grep -q "^cenote chunked " "$scratch/lines" || { echo "no digests"; exit 1; }
 while read -r allocator kind digest; do
     ours=$("$cenote" replay --generate "vlm:1:20000:$kind" --allocator "$allocator" --json |
         "$json_get" digest)

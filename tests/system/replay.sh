@@ -141,7 +141,7 @@ fi
 
 refused 2 "either TRACE or --generate"
 refused 2 "either TRACE or --generate" small --generate vlm:1:1:chunked
-refused 2 "'lru' is none of cenote, buddy, best-fit, first-fit" small --allocator lru
+refused 2 "'lru' is none of cenote, tensors, buddy, best-fit, first-fit" small --allocator lru
 refused 2 "'vlm:1' is not vlm:SEED:OPS:chunked" --generate vlm:1
 refused 1 "nowhere: No such file" nowhere
 refused 1 "Is a directory" .
