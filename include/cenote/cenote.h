@@ -6,6 +6,7 @@
 
 #include <cenote/bf12.h>
 #include <cenote/buddy.h>
+#include <cenote/debug.h>
 #include <cenote/dtype.h>
 #include <cenote/hardware.h>
 #include <cenote/kv.h>

@@ -165,11 +165,12 @@ typedef struct cenote_pool_options {
                                lowest one goes first; 0 means the class's: general 10, gradients 20,
                                image_features 30, text_embeddings 40, attention 50, activations 60,
                                kv_cache 70, parameters 80 */
+    uint32_t debug_level; /**< 0 to 3 (cenote/debug.h); 0 means what CENOTE_DEBUG says */
 } cenote_pool_options;
 #define CENOTE_POOL_OPTIONS_VERSION 2u
 #define CENOTE_POOL_OPTIONS_INIT                                                                   \
     {                                                                                              \
-        CENOTE_POOL_OPTIONS_VERSION, CENOTE_CLASS_GENERAL, 0, 0                                    \
+        CENOTE_POOL_OPTIONS_VERSION, CENOTE_CLASS_GENERAL, 0, 0, 0                                 \
     }
 
 /** What cenote_pool_create() charges for the pool itself (book-keeping and page tables) with this

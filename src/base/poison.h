@@ -62,6 +62,19 @@ static inline void cn_poison_take(void *data, size_t whole_bytes)
     (void)whole_bytes;
 }
 
+/* Of the caller's memory all behind @p size_bytes is nobody's, and keeps its bytes. */
+static inline void cn_poison_hide(void *data, size_t size_bytes, size_t whole_bytes)
+{
+#ifdef CN_ASAN
+    size_t used_bytes = (size_bytes + 7) & ~(size_t)7;
+    if (used_bytes < whole_bytes)
+        ASAN_POISON_MEMORY_REGION((char *)data + used_bytes, whole_bytes - used_bytes);
+#endif
+    (void)data;
+    (void)size_bytes;
+    (void)whole_bytes;
+}
+
 /* Memory goes back to the system, where the next owner of the address must not find our marks. */
 static inline void cn_poison_forget(void *data, size_t whole_bytes)
 {

@@ -42,7 +42,6 @@ static struct {
 static _Thread_local struct {
     uint32_t recording; /* that the ordinal is of */
     uint32_t ordinal;
-    uint32_t tag;
 } self;
 
 /* ---- the file ---- */
@@ -136,7 +135,7 @@ static void record(const cenote_trace_op *event)
             self.ordinal = recorder.thread_count++;
         }
         op.thread = self.ordinal;
-        op.tag = self.tag;
+        op.tag = cn_watch_tag;
         put_op(&op);
         recorder.seq++;
         if (recorder.payload_bytes + CN_TRACE_OP_BYTES_MAX > CENOTE_TRACE_CHUNK_BYTES)
@@ -147,8 +146,8 @@ static void record(const cenote_trace_op *event)
 
 uint32_t cenote_trace_tag(uint32_t tag)
 {
-    uint32_t before = self.tag;
-    self.tag = tag;
+    uint32_t before = cn_watch_tag;
+    cn_watch_tag = tag;
     return before;
 }
 

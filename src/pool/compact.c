@@ -317,13 +317,20 @@ static uint64_t compactor_give(struct cn_budget_client *client, uint64_t want_by
     return made ? want_bytes : 0;
 }
 
+uint64_t cn_compact_hole(cenote_pool *pool)
+{
+    if (atomic_load_explicit(&pool->tensors, memory_order_relaxed) == NULL)
+        return cn_page_runs_largest_hole(&pool->runs);
+    struct pass pass = pass_begin(pool, NULL);
+    const struct cn_compact compact = {&pool->runs, is_movable, &pass};
+    return cn_compact_longest(&compact);
+}
+
 static void compactor_report(struct cn_budget_client *client, cenote_budget_holder *holder)
 {
     cenote_pool *pool = client->pool;
     pthread_mutex_lock(&pool->lock);
-    struct pass pass = pass_begin(pool, NULL);
-    const struct cn_compact compact = {&pool->runs, is_movable, &pass};
-    holder->compacted_hole_bytes = cn_compact_longest(&compact) * GRANULE_BYTES;
+    holder->compacted_hole_bytes = cn_compact_hole(pool) * GRANULE_BYTES;
     pthread_mutex_unlock(&pool->lock);
 }
 

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "base/poison.h"
+#include "pool/debug.h"
 #include "pool/move.h"
 
 static char *address_of(const cenote_pool *pool, uint64_t granule)
@@ -50,6 +51,8 @@ static void rewrite(cenote_pool *pool, struct cn_run block, struct cn_run place)
     cn_page_runs_free(&pool->runs, block);
     cn_page_runs_take(&pool->runs, place);
     pool->slack_bytes[place.first] = slack_bytes;
+    if (pool->debug != NULL)
+        cn_debug_moved(pool, block.first * GRANULE_BYTES, place.first * GRANULE_BYTES);
 }
 
 /* Brings @p count granules from @p place back to the beginning of @p block, which is not committed
@@ -81,6 +84,8 @@ static enum cn_move_result give_up(cenote_pool *pool, struct cn_run block, struc
     pool->counts.requested_bytes -= asked_bytes(pool, block);
     cn_page_runs_free(&pool->runs, block);
     cn_pool_decommit(pool, block);
+    if (pool->debug != NULL)
+        cn_debug_lost(pool, block.first * GRANULE_BYTES);
     return CN_MOVE_LOST;
 }
 

@@ -15,7 +15,7 @@
 
 #include "base/poison.h"
 #include "pool/class_policy.h"
-#include "pool/pool_impl.h"
+#include "pool/debug.h"
 #include "pool/tensor_table.h"
 #include "pool/watch.h"
 
@@ -173,10 +173,15 @@ cenote_status cenote_pool_create(cenote_budget *budget, const cenote_pool_option
         goto out_arena;
     }
     pool->base = base;
+    status = cn_debug_open(pool, options->debug_level, err);
+    if (status != CENOTE_OK)
+        goto out_release;
     cn_budget_register(budget, &pool->client);
     *out_pool = pool;
     return CENOTE_OK;
 
+out_release:
+    pool->os->ops->memory_release(pool->os, pool->base, g.reserve_bytes);
 out_arena:
     pthread_mutex_destroy(&pool->tensors_lock);
     pthread_mutex_destroy(&pool->lock);
@@ -208,6 +213,8 @@ size_t cenote_pool_destroy(cenote_pool *pool)
     cn_watch_tell(pool, CENOTE_TRACE_DESTROY, NULL, 0, 0);
     cenote_budget *budget = pool->budget;
     cn_tensors_destroy(pool);
+    if (pool->debug != NULL)
+        cn_debug_close(pool);
     cn_budget_unregister(budget, &pool->client);
     size_t live = (size_t)pool->runs.block_count;
     uint64_t charge = pool->charged_bytes +

@@ -3,7 +3,7 @@
 #include <assert.h>
 
 #include "base/poison.h"
-#include "pool/pool_impl.h"
+#include "pool/debug.h"
 #include "pool/watch.h"
 
 static void raise(uint64_t *peak, uint64_t value)
@@ -24,8 +24,8 @@ static void count_block(cenote_pool *pool, struct cn_run run, uint64_t size_byte
     raise(&counts->committed_peak_granules, pool->runs.committed_count);
 }
 
-cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_data,
-                                cenote_error *err)
+cenote_status cn_pool_block_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_data,
+                                  cenote_error *err)
 {
     if (size_bytes == 0)
         return cenote_error_set(err, CENOTE_E_INVAL, "pool %s: a block of 0 bytes",
@@ -39,22 +39,15 @@ cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes, void **o
         count_block(pool, run, size_bytes);
     }
     pthread_mutex_unlock(&pool->lock);
-    if (status != CENOTE_OK) {
-        cn_watch_tell(pool, CENOTE_TRACE_REFUSED, NULL, size_bytes, 0);
+    if (status != CENOTE_OK)
         return status;
-    }
-    char *data = pool->base + run.first * GRANULE_BYTES;
-    cn_poison_give(data, size_bytes, run.count * GRANULE_BYTES);
-    *out_data = data;
-    cn_watch_tell(pool, CENOTE_TRACE_ALLOC, data, size_bytes, 0);
+    *out_data = pool->base + run.first * GRANULE_BYTES;
+    cn_poison_give(*out_data, size_bytes, run.count * GRANULE_BYTES);
     return CENOTE_OK;
 }
 
-void cenote_pool_free(cenote_pool *pool, void *data)
+void cn_pool_block_free(cenote_pool *pool, void *data)
 {
-    if (data == NULL)
-        return;
-    cn_watch_tell(pool, CENOTE_TRACE_FREE, data, 0, 0);
     uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
     struct cn_run run = {0, 0};
     pthread_mutex_lock(&pool->lock);
@@ -67,4 +60,28 @@ void cenote_pool_free(cenote_pool *pool, void *data)
         cn_page_runs_free(&pool->runs, run);
     }
     pthread_mutex_unlock(&pool->lock);
+}
+
+cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_data,
+                                cenote_error *err)
+{
+    cenote_status status = pool->debug != NULL
+                               ? cn_debug_alloc(pool, size_bytes, out_data, err)
+                               : cn_pool_block_alloc(pool, size_bytes, out_data, err);
+    if (status == CENOTE_OK)
+        cn_watch_tell(pool, CENOTE_TRACE_ALLOC, *out_data, size_bytes, 0);
+    else if (size_bytes > 0)
+        cn_watch_tell(pool, CENOTE_TRACE_REFUSED, NULL, size_bytes, 0);
+    return status;
+}
+
+void cenote_pool_free(cenote_pool *pool, void *data)
+{
+    if (data == NULL)
+        return;
+    cn_watch_tell(pool, CENOTE_TRACE_FREE, data, 0, 0);
+    if (pool->debug != NULL)
+        cn_debug_free(pool, data);
+    else
+        cn_pool_block_free(pool, data);
 }

@@ -5,6 +5,7 @@
  *   pool_alloc.c   alloc, free
  *   pool_retain.c  what is committed: charging, committing, the quota, giving idle memory back
  *   pool_stats.c   statistics, check
+ *   debug.c, debug_table.c, finding.c  debug levels
  *   tensor_table.c, tensor.c  handles on blocks
  *   compact.c, move.c         moving and dropping them */
 #ifndef CN_POOL_POOL_IMPL_H
@@ -37,6 +38,7 @@ struct cenote_pool {
     struct cn_arena *arena; /* holds this struct too */
     char *base;
     uint64_t reserve_bytes;
+    struct cn_debug *debug; /* NULL: level 0 */
     cenote_class class_id;
     uint32_t number;   /* in the process, by age; for traces */
     bool whole_chunks; /* commits 2 MiB at a time */
@@ -55,6 +57,14 @@ struct cenote_pool {
     uint32_t compact_above;       /* percent; lock, as what follows */
     cenote_compact_options compact_options;
 };
+
+/* ---- pool_alloc.c ---- */
+
+/* Alloc and free without a debug level; the second takes a block that is one. The pool is not
+ * locked. */
+CENOTE_MUST_CHECK cenote_status cn_pool_block_alloc(cenote_pool *pool, uint64_t size_bytes,
+                                                    void **out_data, cenote_error *err);
+void cn_pool_block_free(cenote_pool *pool, void *data);
 
 /* ---- pool_retain.c ---- */
 

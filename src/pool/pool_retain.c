@@ -33,7 +33,7 @@
 #include "base/checked.h"
 #include "base/poison.h"
 #include "pool/compact.h"
-#include "pool/pool_impl.h"
+#include "pool/debug.h"
 #include "pool/watch.h"
 
 /* Decay looks at one chunk when so much was handed out. */
@@ -167,33 +167,46 @@ void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder
 uint64_t cenote_pool_trim(cenote_pool *pool)
 {
     cn_watch_tell(pool, CENOTE_TRACE_TRIM, NULL, 0, 0);
+    if (pool->debug != NULL)
+        (void)cn_debug_flush(pool);
     return cn_pool_give_parts(&pool->client, UINT64_MAX);
 }
 
 /* ---- getting more ---- */
 
-static cenote_status refuse_quota(const cenote_pool *pool, uint64_t size_bytes, cenote_error *err)
+/* "the largest hole is X", and what compaction would make of it. Pool locked. */
+#define HOLE_TEXT_BYTES 112
+static const char *hole_text(cenote_pool *pool, char text[HOLE_TEXT_BYTES])
 {
-    return cenote_error_set(
-        err, CENOTE_E_BUDGET,
-        "pool %s: %" PRIu64 " bytes do not fit, %" PRIu64 " are used of the quota of %" PRIu64
-        " and the largest hole is %" PRIu64,
-        cenote_class_text(pool->class_id), size_bytes, pool->runs.used_count * GRANULE_BYTES,
-        pool->quota_granules * GRANULE_BYTES,
-        cn_page_runs_largest_hole(&pool->runs) * GRANULE_BYTES);
+    uint64_t hole = cn_page_runs_largest_hole(&pool->runs), compacted = cn_compact_hole(pool);
+    int length =
+        snprintf(text, HOLE_TEXT_BYTES, "the largest hole is %" PRIu64, hole * GRANULE_BYTES);
+    if (compacted > hole)
+        snprintf(text + length, HOLE_TEXT_BYTES - (size_t)length,
+                 ", compaction could make one of %" PRIu64, compacted * GRANULE_BYTES);
+    return text;
+}
+
+static cenote_status refuse_quota(cenote_pool *pool, uint64_t size_bytes, cenote_error *err)
+{
+    char hole[HOLE_TEXT_BYTES];
+    return cenote_error_set(err, CENOTE_E_BUDGET,
+                            "pool %s: %" PRIu64 " bytes do not fit, %" PRIu64
+                            " are used of the quota of %" PRIu64 " and %s",
+                            cenote_class_text(pool->class_id), size_bytes,
+                            pool->runs.used_count * GRANULE_BYTES,
+                            pool->quota_granules * GRANULE_BYTES, hole_text(pool, hole));
 }
 
 /* Lets go of the lock meanwhile: who holds what is part of the answer. */
 static cenote_status refuse_budget(cenote_pool *pool, uint64_t size_bytes, uint64_t charge,
                                    cenote_error *err)
 {
-    char what[96], detail[160];
+    char what[96], detail[192], hole[HOLE_TEXT_BYTES];
     snprintf(what, sizeof what, "pool %s: a block of %" PRIu64 " bytes",
              cenote_class_text(pool->class_id), size_bytes);
-    snprintf(detail, sizeof detail,
-             " (the pool has %" PRIu64 " bytes committed, its largest hole is %" PRIu64 ")",
-             pool->runs.committed_count * GRANULE_BYTES,
-             cn_page_runs_largest_hole(&pool->runs) * GRANULE_BYTES);
+    snprintf(detail, sizeof detail, " (the pool has %" PRIu64 " bytes committed, %s)",
+             pool->runs.committed_count * GRANULE_BYTES, hole_text(pool, hole));
     pthread_mutex_unlock(&pool->lock);
     cenote_status status = cn_budget_refuse(pool->budget, charge, what, detail, err);
     pthread_mutex_lock(&pool->lock);

@@ -2,7 +2,7 @@
 /* Looking at a pool: its figures, and whether they are true. */
 #include <string.h>
 
-#include "pool/pool_impl.h"
+#include "pool/debug.h"
 #include "pool/tensor_table.h"
 
 static pthread_mutex_t *lock_of(const cenote_pool *pool)
@@ -85,6 +85,8 @@ const char *cenote_pool_check(const cenote_pool *pool)
         broken = "the charge does not match what is committed";
     if (broken == NULL)
         broken = cn_tensors_check(pool);
+    if (broken == NULL && pool->debug != NULL)
+        broken = cn_debug_check(pool);
     pthread_mutex_unlock(lock_of(pool));
     return broken;
 }

@@ -162,10 +162,23 @@ static void bury(cenote_pool *pool, struct cn_tensor_slot *slot)
 
 /* ---- the state word ---- */
 
+/* Was it one of this pool's once? */
+static bool was_released(const cenote_pool *pool, cenote_tensor tensor)
+{
+    struct cn_tensor_slot *slot = cn_tensors_slot(pool, tensor);
+    if (slot == NULL)
+        return false;
+    uint32_t now = (uint32_t)(atomic_load_explicit(&slot->state, memory_order_relaxed) >> 32);
+    uint32_t then = (uint32_t)(tensor >> 32);
+    return tensor >> 32 != 0 && then < now &&
+           then >> CN_GENERATION_CLASS_BIT == now >> CN_GENERATION_CLASS_BIT;
+}
+
 static cenote_status refuse_dead(const cenote_pool *pool, cenote_tensor tensor, cenote_error *err)
 {
-    return cenote_error_set(err, CENOTE_E_INVAL, "0x%016" PRIx64 " is no live tensor of pool %s",
-                            tensor, cenote_class_text(pool->class_id));
+    return cenote_error_set(err, CENOTE_E_INVAL, "0x%016" PRIx64 " is no live tensor of pool %s%s",
+                            tensor, cenote_class_text(pool->class_id),
+                            was_released(pool, tensor) ? ": it was released" : "");
 }
 
 static cenote_status refuse(const cenote_pool *pool, cenote_tensor tensor, const char *what,

@@ -4,6 +4,7 @@
 #include "pool/pool_impl.h"
 
 _Atomic(cn_watch_fn) cn_watch;
+_Thread_local uint32_t cn_watch_tag;
 
 void cn_watch_call(cn_watch_fn watch, const cenote_pool *pool, cenote_trace_kind kind,
                    const void *data, uint64_t size_bytes, uint64_t align_bytes)

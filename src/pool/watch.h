@@ -21,6 +21,9 @@ typedef void (*cn_watch_fn)(const cenote_trace_op *event);
 /* NULL: nobody. Stays callable when it is taken away. */
 extern _Atomic(cn_watch_fn) cn_watch;
 
+/* What the calling thread's operations are for (cenote_trace_tag()). */
+extern _Thread_local uint32_t cn_watch_tag;
+
 /* Starts what the environment asks for (CENOTE_TRACE); called for each budget before anything else.
  * The one call upwards: src/monitor/trace_record.c has it. Errors: those of cenote_trace_start().
  */

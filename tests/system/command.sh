@@ -142,6 +142,20 @@ expect 0 run model --json --prompt hi --max-tokens 1 --memory 1000TiB
 grep -q "note: --memory 1000TiB is more than there is" err || fail "no note on too much memory"
 [ "$(get memory.budget_bytes)" -lt 1000000000000000 ] || fail "more than the machine has"
 
+# ---- debug levels find nothing, and change nothing ----
+expect 0 run model --image "$picture" --prompt hi --max-tokens 3 --memory 256MiB --quiet
+cp out debug-off
+for level in 1 2 3; do
+    CENOTE_DEBUG=$level
+    export CENOTE_DEBUG
+    expect 0 run model --image "$picture" --prompt hi --max-tokens 3 --memory 256MiB --quiet
+    cmp -s out debug-off || fail "another answer with debug level $level"
+    [ -s err ] && fail "a finding with debug level $level"
+done
+CENOTE_DEBUG=7
+refused 2 "it may be 0 to 3" run model --prompt hi --max-tokens 1
+unset CENOTE_DEBUG
+
 # ---- notes: tensors that nobody asked for, a wait of more than 30 s ----
 cp -r single extra
 {

@@ -24,6 +24,7 @@ static void test_options(void **state)
     AT(cenote_pool_options, class_id, 4);
     AT(cenote_pool_options, quota_bytes, 8);
     AT(cenote_pool_options, priority, 16);
+    AT(cenote_pool_options, debug_level, 20);
     SIZE(cenote_kv_options, 32);
     AT(cenote_kv_options, token_count_max, 16);
     AT(cenote_kv_options, dtype, 24);
@@ -125,6 +126,8 @@ static void test_values(void **state)
     assert_int_equal(CENOTE_CLASS_PARAMETERS, 0);
     assert_int_equal(CENOTE_CLASS_GENERAL, 7);
     assert_int_equal(CENOTE_CLASS_COUNT, 8);
+    assert_int_equal(CENOTE_FINDING_LEAK, 6);
+    assert_int_equal(CENOTE_DEBUG_LEVEL_MAX, 3);
     assert_int_equal(CENOTE_RECLAIM_IDLE, 1);
     assert_int_equal(CENOTE_RECLAIM_COUNT, 5);
     assert_int_equal(CENOTE_MISS_RECLAIM, 1);

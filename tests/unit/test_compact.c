@@ -584,6 +584,8 @@ static void test_makes_no_hole(void **state)
     assert_int_equal(cenote_pool_compact_above(rig->pool, 100, &options, NULL), CENOTE_OK);
     assert_int_equal(try_make(rig, 5, 7 * MIB, 0, &err), CENOTE_E_BUDGET);
     assert_int_equal(judge.asked, 1);
+    assert_non_null(
+        strstr(err.message, "the largest hole is 3080192, compaction could make one of"));
     judge = (struct judge){.kept = rig->tensors[1]};
     make(rig, 5, 7 * MIB);
     assert_int_equal(place(rig, 1), 48 + 47);
