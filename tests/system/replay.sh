@@ -126,6 +126,22 @@ if [ "$build_type" != Debug ]; then
     grep -q "its last $(get trace.torn_bytes) bytes are not replayed" err || fail "the end is not said"
     expect 0 killed.trace
 fi
+# Compaction: every other block goes, and the next one finds a pool in pieces. A move is a free and an
+# allocation of the recording.
+awk 'BEGIN {
+    for (i = 0; i < 60; i++) print "a", i, 1048576
+    for (i = 0; i < 60; i += 2) print "f", i
+    for (i = 100; i < 110; i++) print "a", i, 4194304
+}' >pieces
+expect 0 pieces --json
+[ "$(get memory.moved_bytes)" = 0 ] || fail "raw blocks moved"
+CENOTE_TRACE=moves.trace "$cenote" replay pieces --allocator tensors --json >out 2>err ||
+    fail "a recorded replay"
+[ "$(get memory.moved_bytes)" -gt 1000000 ] || fail "nothing moved"
+expect 0 moves.trace --json
+[ "$(get trace.alloc_count)" -gt 70 ] || fail "moves were not recorded"
+[ "$(get trace.foreign_count)" = 0 ] || fail "a block was freed that was not there"
+
 printf 'CNTRACE1' >bare
 expect 0 bare
 printf 'CNTRACE1\0\0\0\0aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' >hostile
