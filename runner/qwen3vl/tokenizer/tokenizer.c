@@ -86,7 +86,20 @@ cenote_status qwen_ids_push(qwen_ids *ids, uint32_t id, cenote_error *err)
 cenote_status qwen_tokenizer_open(cenote_pool *pool, const char *path,
                                   qwen_tokenizer **out_tokenizer, cenote_error *err)
 {
-    return qwen_tokenizer_parse(pool, path, out_tokenizer, err);
+    qwen_tokenizer *tokenizer;
+    cenote_status status = qwen_tokenizer_parse(pool, path, &tokenizer, err);
+    if (status != CENOTE_OK)
+        return status;
+    /* As much as a message of some lines takes, from the start: a plan made before one knows it. */
+    status = qwen_scratch_reserve(&tokenizer->work, CENOTE_GRANULE_BYTES, 0, err);
+    if (status == CENOTE_OK)
+        status = qwen_scratch_reserve(&tokenizer->text, CENOTE_GRANULE_BYTES, 0, err);
+    if (status != CENOTE_OK) {
+        qwen_tokenizer_close(tokenizer);
+        return status;
+    }
+    *out_tokenizer = tokenizer;
+    return CENOTE_OK;
 }
 
 void qwen_tokenizer_close(qwen_tokenizer *tokenizer)
