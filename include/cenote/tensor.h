@@ -182,10 +182,13 @@ cenote_pool_compact(cenote_pool *pool, const cenote_compact_options *options,
 #define CENOTE_COMPACT_ABOVE_DEFAULT 30u
 
 /** When a pool compacts itself, and how: always for a request that finds no hole, and before it
- *  commits more memory while more than @p above_percent of the range up to its last block is free
- *  (external_fragmentation of its statistics), until half of that is.
- *  @param above_percent  0..100; at first CENOTE_COMPACT_ABOVE_DEFAULT; 100: only for requests
- *  @param options        limits and veto of each such pass; copied; NULL: none
+ *  commits memory while more than @p above_percent of the range up to its last block is free
+ *  (external_fragmentation of its statistics). Then it moves the fewest bytes that make a hole for
+ *  the request.
+ *  @param above_percent  0..100; at first CENOTE_COMPACT_ABOVE_DEFAULT; 100: only for requests that
+ *                        find no hole
+ *  @param options        limits and veto of each such pass; copied; NULL: none. All that is to move
+ *                        is asked for before the first of it does
  *  Errors: CENOTE_E_VERSION, CENOTE_E_INVAL (above 100). */
 CENOTE_MUST_CHECK CENOTE_API cenote_status
 cenote_pool_compact_above(cenote_pool *pool, uint32_t above_percent,

@@ -48,14 +48,6 @@ static bool place_between(const struct cn_page_runs *runs, struct cn_run block, 
     return false;
 }
 
-/* The same outside of @p window. */
-static bool place_outside(const struct cn_page_runs *runs, struct cn_run block, bool same_offset,
-                          struct cn_run window, uint64_t *out_to)
-{
-    return place_between(runs, block, same_offset, 0, window.first, out_to) ||
-           place_between(runs, block, same_offset, end_of(window), runs->granule_count, out_to);
-}
-
 static bool holds_chunks(struct cn_run block)
 {
     return block.count >= 2 * CN_CHUNK_GRANULES - 1;
@@ -93,61 +85,94 @@ static bool block_in(const struct cn_page_runs *runs, uint64_t from, uint64_t en
            cn_page_runs_block(runs, cn_bits_above_last(runs->first, used + 1) - 1, out_block);
 }
 
-/* What emptying the window moves; UINT64_MAX when it cannot be emptied or costs @p best or more. */
-static uint64_t cost_of(const struct cn_compact *compact, struct cn_run window, uint64_t best)
+/* Where the planned move ends whose place overlaps this one; 0: there is none. */
+static uint64_t promised_to(const struct cn_compact_plan *plan, uint32_t move_count,
+                            struct cn_run place)
 {
-    const struct cn_page_runs *runs = compact->runs;
-    uint64_t cost = 0, to, from = window.first;
-    struct cn_run block;
-    while (block_in(runs, from, end_of(window), &block)) {
-        cost += block.count;
-        from = end_of(block);
-        if (cost >= best || !compact->movable(compact->context, block) ||
-            !place_outside(runs, block, false, window, &to))
-            return UINT64_MAX;
-        if (from >= end_of(window))
-            break;
+    for (uint32_t i = 0; i < move_count; i++) {
+        uint64_t end = plan->moves[i].to + plan->moves[i].block.count;
+        if (plan->moves[i].to < end_of(place) && place.first < end)
+            return end;
     }
-    return cost;
+    return 0;
 }
 
-bool cn_compact_window(const struct cn_compact *compact, uint64_t count, struct cn_run *out_window)
+/* The lowest place in [from, end) that no earlier move takes. */
+static bool place_apart(const struct cn_page_runs *runs, struct cn_compact_plan *plan,
+                        uint32_t index, bool same_offset, uint64_t from, uint64_t end)
+{
+    struct cn_move *move = &plan->moves[index];
+    while (from < end && place_between(runs, move->block, same_offset, from, end, &move->to)) {
+        from = promised_to(plan, index, (struct cn_run){move->to, move->block.count});
+        if (from == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool place_outside(const struct cn_compact *compact, struct cn_compact_plan *plan,
+                          uint32_t index, bool same_offset)
 {
     const struct cn_page_runs *runs = compact->runs;
-    uint64_t best = UINT64_MAX, end = runs->granule_count;
+    return place_apart(runs, plan, index, same_offset, 0, plan->window.first) ||
+           place_apart(runs, plan, index, same_offset, end_of(plan->window), runs->granule_count);
+}
+
+/* Enters a block by size, largest first. */
+static void enter(struct cn_compact_plan *plan, struct cn_run block)
+{
+    uint32_t i = plan->move_count++;
+    for (; i > 0 && plan->moves[i - 1].block.count < block.count; i--)
+        plan->moves[i] = plan->moves[i - 1];
+    plan->moves[i].block = block;
+    plan->cost += block.count;
+}
+
+/* Plans for one window. False: it cannot be emptied, or costs @p best or more. */
+static bool plan_window(const struct cn_compact *compact, struct cn_run window, uint64_t best,
+                        struct cn_compact_plan *plan)
+{
+    struct cn_run block, bare;
+    if (compact->committed && cn_page_runs_uncommitted(compact->runs, window, &bare))
+        return false;
+    plan->window = window;
+    plan->cost = 0;
+    plan->move_count = 0;
+    for (uint64_t from = window.first;
+         from < end_of(window) && block_in(compact->runs, from, end_of(window), &block);
+         from = end_of(block)) {
+        if (plan->move_count == CN_COMPACT_MOVES_MAX || block.count >= best - plan->cost ||
+            !compact->movable(compact->context, block))
+            return false;
+        enter(plan, block);
+    }
+    for (uint32_t i = 0; i < plan->move_count; i++)
+        if (!(holds_chunks(plan->moves[i].block) && place_outside(compact, plan, i, true)) &&
+            !place_outside(compact, plan, i, false))
+            return false;
+    return plan->cost < best;
+}
+
+bool cn_compact_window(const struct cn_compact *compact, uint64_t count,
+                       struct cn_compact_plan *out_plan)
+{
+    uint64_t best = compact->cost_below, end = compact->runs->granule_count;
     struct cn_run block = {0, 0}; /* at first the beginning of the range, at last its end */
-    while (block.first < end) {
+    struct cn_compact_plan plan;
+    while (block.first < end && best > 0) {
         uint64_t from = end_of(block);
-        if (from >= end || !block_in(runs, from, end, &block))
+        if (from >= end || !block_in(compact->runs, from, end, &block))
             block = (struct cn_run){end, 0};
         struct cn_run windows[] = {{from, count}, {block.first - count, count}};
         for (unsigned i = 0; i < 2; i++) {
             bool fits = i == 0 ? from <= end && count <= end - from : count <= block.first;
-            uint64_t cost = fits ? cost_of(compact, windows[i], best) : UINT64_MAX;
-            if (cost < best) {
-                best = cost;
-                *out_window = windows[i];
-            }
+            if (!fits || !plan_window(compact, windows[i], best, &plan))
+                continue;
+            best = plan.cost;
+            *out_plan = plan;
         }
     }
-    return best != UINT64_MAX;
-}
-
-bool cn_compact_out(const struct cn_compact *compact, struct cn_run window,
-                    struct cn_move *out_move)
-{
-    const struct cn_page_runs *runs = compact->runs;
-    struct cn_run block, largest = {0, 0};
-    for (uint64_t from = window.first;
-         from < end_of(window) && block_in(runs, from, end_of(window), &block);
-         from = end_of(block))
-        if (block.count > largest.count)
-            largest = block;
-    out_move->block = largest;
-    if (largest.count == 0 || !compact->movable(compact->context, largest))
-        return false;
-    return (holds_chunks(largest) && place_outside(runs, largest, true, window, &out_move->to)) ||
-           place_outside(runs, largest, false, window, &out_move->to);
+    return best < compact->cost_below;
 }
 
 uint64_t cn_compact_longest(const struct cn_compact *compact)

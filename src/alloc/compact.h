@@ -15,6 +15,8 @@ typedef bool (*cn_movable_fn)(void *context, struct cn_run block);
 
 struct cn_compact {
     const struct cn_page_runs *runs;
+    bool committed;      /* windows without an uncommitted granule only */
+    uint64_t cost_below; /* and that cost less than so many granules */
     cn_movable_fn movable;
     void *context;
 };
@@ -30,16 +32,22 @@ struct cn_move {
  * so there is an end. False: there is none. */
 bool cn_compact_down(const struct cn_compact *compact, uint64_t below, struct cn_move *out_move);
 
-/* The window of @p count granules that costs the least to empty: the fewest granules of blocks in
- * it (all of a block counts that lies in it with a part), all of them movable, and each with a
- * place outside. False: there is none. Cost: O(blocks x blocks in a window).
- */
-bool cn_compact_window(const struct cn_compact *compact, uint64_t count, struct cn_run *out_window);
+#define CN_COMPACT_MOVES_MAX 64u
 
-/* Out of the window: the largest block in it. False: that block may not move (any more) or has no
- * place outside (any more), or none is left: its count is 0 then. */
-bool cn_compact_out(const struct cn_compact *compact, struct cn_run window,
-                    struct cn_move *out_move);
+/* How to empty a window: moves that can be made in this order, the largest block first. */
+struct cn_compact_plan {
+    struct cn_run window;
+    uint64_t cost; /* granules of the blocks that move */
+    uint32_t move_count;
+    struct cn_move moves[CN_COMPACT_MOVES_MAX];
+};
+
+/* The window of @p count granules that costs the least to empty: all blocks that lie in it, be it
+ * with a part, are movable, at most CN_COMPACT_MOVES_MAX, and find places outside of it. False:
+ * there is none.  Cost: O(blocks x blocks in a window x holes), most of it cut short by a better
+ * one. */
+bool cn_compact_window(const struct cn_compact *compact, uint64_t count,
+                       struct cn_compact_plan *out_plan);
 
 /* The longest hole that moving blocks could make, at most: no longer than the way between two that
  * may not move, nor than all that is free. O(blocks). */

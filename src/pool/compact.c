@@ -2,11 +2,10 @@
 /* Compaction: asks the planner (alloc/compact.h) for one move after the other, sees whether the
  * tensor may and should move, and has it moved (move.h).
  *
- *   who asks                                    planner   ends
- *   cenote_pool_compact()                       down      nothing moves any more, limits, a veto
- *   the pool, before it commits more memory,    down      half of the fragmentation that started it
- *     while it is fragmented
- *   the budget's ladder, for a request          window    a hole is there, or cannot be made
+ *   who asks                                                planner
+ *   cenote_pool_compact()                                   down, until nothing moves any more
+ *   a fragmented pool, before it commits memory for a run   window in what is committed
+ *   the budget's ladder, for a run without a hole           window anywhere
  *
  * A move is made with the pool locked and the tensor's *moving* bit set, so whoever pins it then
  * waits for that one move. What may not move (pinned, vetoed, raw) is an obstacle that the planner
@@ -18,6 +17,7 @@
 
 #include "alloc/compact.h"
 #include "pool/compact.h"
+#include "pool/debug.h"
 #include "pool/move.h"
 #include "pool/watch.h"
 
@@ -64,6 +64,17 @@ static bool is_movable(void *context, struct cn_run block)
     return (state & CN_STATE_REFERENCES) != 0 && (state & CN_STATE_PINS) == 0;
 }
 
+static struct cn_compact planner(struct pass *pass, bool committed, uint64_t cost_below)
+{
+    return (struct cn_compact){
+        .runs = &pass->pool->runs,
+        .committed = committed,
+        .cost_below = cost_below,
+        .movable = is_movable,
+        .context = pass,
+    };
+}
+
 /* Sets *moving*, and *dropped* with it when asked to; only unpinned live tensors. */
 static bool hold(struct cn_tensor_slot *slot)
 {
@@ -100,16 +111,27 @@ static void mark_dropped(struct cn_tensors *tensors, struct cn_tensor_slot *slot
     let_go(slot);
 }
 
-/* Drops a held tensor. The lock is let go while the block is freed. @return the block's bytes */
+/* Drops a held tensor whose block is a run of its own. @return the block's bytes */
+static uint64_t drop_run(cenote_pool *pool, struct cn_tensors *tensors, struct cn_tensor_slot *slot,
+                         struct cn_run run)
+{
+    cn_watch_tell(pool, CENOTE_TRACE_FREE, slot->data, 0, 0);
+    tensors->owners[run.first] = 0;
+    mark_dropped(tensors, slot);
+    cn_pool_free_run(pool, run);
+    if (pool->debug != NULL)
+        cn_debug_lost(pool, run.first * GRANULE_BYTES);
+    return run.count * GRANULE_BYTES;
+}
+
+/* Any held one: a small block is freed the usual way, with the lock let go. */
 static uint64_t drop(cenote_pool *pool, struct cn_tensors *tensors, struct cn_tensor_slot *slot)
 {
+    struct cn_run run;
+    if (cn_tensor_run(pool, slot, &run))
+        return drop_run(pool, tensors, slot, run);
     char *data = slot->data;
     uint64_t size_bytes = slot->size_bytes;
-    struct cn_run run;
-    if (cn_tensor_run(pool, slot, &run)) {
-        tensors->owners[run.first] = 0;
-        size_bytes = run.count * GRANULE_BYTES;
-    }
     mark_dropped(tensors, slot);
     pthread_mutex_unlock(&pool->lock);
     cenote_pool_free(pool, data);
@@ -129,7 +151,7 @@ static bool move_or_drop(struct pass *pass, struct cn_tensor_slot *slot, const s
     if (moved == CN_MOVE_STAYS && slot->dropped != NULL && slot->rebuild_bytes != 0 &&
         slot->rebuild_bytes < slot->size_bytes) {
         pass->result.dropped_bytes += slot->size_bytes;
-        drop(pool, pass->tensors, slot);
+        drop_run(pool, pass->tensors, slot, move->block);
         return true;
     }
     if (moved == CN_MOVE_STAYS)
@@ -157,15 +179,16 @@ static bool move_or_drop(struct pass *pass, struct cn_tensor_slot *slot, const s
     return true;
 }
 
-/* What limits and veto say. */
-static cenote_compact_answer ask(struct pass *pass, struct cn_tensor_slot *slot)
+/* What limits and veto say, after so much was moved or is going to be. */
+static cenote_compact_answer ask(const struct pass *pass, struct cn_tensor_slot *slot,
+                                 uint64_t moves, uint64_t moved_bytes)
 {
     const cenote_compact_options *options = &pass->options;
-    if (options->max_moves != 0 && pass->result.moves >= options->max_moves)
+    if (options->max_moves != 0 && moves >= options->max_moves)
         return CENOTE_COMPACT_STOP;
     if (options->max_bytes != 0 && slot->size_bytes > options->max_bytes)
         return CENOTE_COMPACT_KEEP; /* no call would ever get beyond it */
-    if (options->max_bytes != 0 && slot->size_bytes > options->max_bytes - pass->result.moved_bytes)
+    if (options->max_bytes != 0 && slot->size_bytes > options->max_bytes - moved_bytes)
         return CENOTE_COMPACT_STOP;
     return options->veto == NULL ? CENOTE_COMPACT_MOVE
                                  : options->veto(options->veto_context,
@@ -176,7 +199,7 @@ static cenote_compact_answer ask(struct pass *pass, struct cn_tensor_slot *slot)
 static bool carry_out(struct pass *pass, const struct cn_move *move)
 {
     struct cn_tensor_slot *slot = slot_of(pass->tensors, move->block);
-    cenote_compact_answer answer = ask(pass, slot);
+    cenote_compact_answer answer = ask(pass, slot, pass->result.moves, pass->result.moved_bytes);
     pass->stopped = answer == CENOTE_COMPACT_STOP;
     if (pass->stopped)
         return false;
@@ -197,7 +220,7 @@ struct round {
 /* One move. Pool locked. @return false when there is no more to do, or the pass was stopped */
 static bool step_down(struct pass *pass, struct round *round)
 {
-    const struct cn_compact compact = {&pass->pool->runs, is_movable, pass};
+    const struct cn_compact compact = planner(pass, false, UINT64_MAX);
     struct cn_move move;
     if (!cn_compact_down(&compact, round->below, &move)) {
         bool again = round->moved;
@@ -235,6 +258,55 @@ cenote_status cenote_pool_compact(cenote_pool *pool, const cenote_compact_option
     return CENOTE_OK;
 }
 
+/* ---- a hole ---- */
+
+/* Holds all blocks of the plan, or none: asked before the first of them moves. Pool locked. */
+static bool hold_all(struct pass *pass, const struct cn_compact_plan *plan)
+{
+    uint64_t moves = pass->result.moves, moved_bytes = pass->result.moved_bytes;
+    for (uint32_t i = 0; i < plan->move_count; i++) {
+        struct cn_tensor_slot *slot = slot_of(pass->tensors, plan->moves[i].block);
+        cenote_compact_answer answer = ask(pass, slot, moves, moved_bytes);
+        if (answer == CENOTE_COMPACT_MOVE && hold(slot)) {
+            moves++;
+            moved_bytes += slot->size_bytes;
+            continue;
+        }
+        pass->stopped = answer == CENOTE_COMPACT_STOP;
+        slot->kept_by = pass->number;
+        while (i-- > 0)
+            let_go(slot_of(pass->tensors, plan->moves[i].block));
+        return false;
+    }
+    return true;
+}
+
+/* Empties the window that costs the least, less than @p cost_below granules, with @p committed of
+ * those that are committed; what turns out to stay is worked around. Pool locked. */
+static bool make_hole(struct pass *pass, uint64_t granules, bool committed, uint64_t cost_below,
+                      struct cn_run *out_hole)
+{
+    const struct cn_compact compact = planner(pass, committed, cost_below);
+    struct cn_compact_plan plan;
+    while (!pass->stopped && cn_compact_window(&compact, granules, &plan)) {
+        if (!hold_all(pass, &plan))
+            continue;
+        bool empty = true;
+        for (uint32_t i = 0; i < plan.move_count; i++) {
+            struct cn_tensor_slot *slot = slot_of(pass->tensors, plan.moves[i].block);
+            if (!move_or_drop(pass, slot, &plan.moves[i])) {
+                slot->kept_by = pass->number;
+                empty = false;
+            }
+        }
+        if (empty) {
+            *out_hole = plan.window;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- of itself ---- */
 
 cenote_status cenote_pool_compact_above(cenote_pool *pool, uint32_t above_percent,
@@ -254,52 +326,34 @@ cenote_status cenote_pool_compact_above(cenote_pool *pool, uint32_t above_percen
     return CENOTE_OK;
 }
 
-/* Is more than that share of the range up to the last block free? */
-static bool is_fragmented(const cenote_pool *pool, uint64_t per_mille)
+static bool is_fragmented(const cenote_pool *pool)
 {
     uint64_t top = cn_page_runs_top(&pool->runs);
-    return (top - pool->runs.used_count) * 1000 > top * per_mille;
+    return (top - pool->runs.used_count) * 100 > top * pool->compact_above;
 }
 
-bool cn_pool_compact_self(cenote_pool *pool)
+bool cn_pool_compact_self(cenote_pool *pool, struct cn_run *run)
 {
-    struct cn_tensors *tensors = atomic_load_explicit(&pool->tensors, memory_order_relaxed);
+    struct cn_tensors *tensors = atomic_load_explicit(&pool->tensors, memory_order_acquire);
     const struct cn_page_runs *runs = &pool->runs;
     if (tensors == NULL || pool->compact_above >= 100 ||
-        pool->counts.used_total_granules < tensors->compact_at ||
-        !is_fragmented(pool, pool->compact_above * 10))
+        runs->committed_count - runs->used_count < run->count ||
+        pool->counts.used_total_granules < tensors->compact_at || !is_fragmented(pool))
         return false;
+    uint64_t committed, chunks;
+    cn_page_runs_preview(runs, *run, &committed, &chunks);
     struct pass pass = pass_begin(pool, &pool->compact_options);
-    struct round round = {runs->granule_count, false};
-    while (is_fragmented(pool, pool->compact_above * 5) && step_down(&pass, &round))
-        ;
-    tensors->compact_count++;
+    bool made = make_hole(&pass, run->count, true, committed - runs->committed_count, run);
     /* Not again before as much was allocated as is live: a pool that pinned blocks keep in pieces
      * would be looked through at every allocation. */
-    tensors->compact_at = pool->counts.used_total_granules + runs->used_count;
+    if (!made)
+        tensors->compact_at = pool->counts.used_total_granules + runs->used_count;
+    tensors->compact_count += made && pass.result.moves > 0;
     pass_end(&pass);
-    return pass.result.moves > 0 || pass.result.dropped_bytes > 0;
+    return made;
 }
 
 /* ---- the ladder ---- */
-
-/* Empties windows until one is a hole, each without what was kept before. Pool locked. */
-static bool make_hole(struct pass *pass, uint64_t granules)
-{
-    const struct cn_compact compact = {&pass->pool->runs, is_movable, pass};
-    struct cn_run window;
-    struct cn_move move;
-    while (!pass->stopped && cn_compact_window(&compact, granules, &window)) {
-        while (cn_compact_out(&compact, window, &move) && carry_out(pass, &move))
-            ;
-        if (cn_page_runs_largest_hole(&pass->pool->runs) >= granules)
-            return true;
-        struct cn_tensor_slot *slot = slot_of(pass->tensors, move.block);
-        if (slot != NULL) /* what has no place now would be chosen again */
-            slot->kept_by = pass->number;
-    }
-    return false;
-}
 
 static uint64_t compactor_give(struct cn_budget_client *client, uint64_t want_bytes)
 {
@@ -309,7 +363,8 @@ static uint64_t compactor_give(struct cn_budget_client *client, uint64_t want_by
     bool made = false;
     if (cn_page_runs_largest_hole(&pool->runs) < granules) {
         struct pass pass = pass_begin(pool, &pool->compact_options);
-        made = make_hole(&pass, granules);
+        struct cn_run hole;
+        made = make_hole(&pass, granules, false, UINT64_MAX, &hole);
         pass.tensors->compact_count += made;
         pass_end(&pass);
     }
@@ -322,7 +377,7 @@ uint64_t cn_compact_hole(cenote_pool *pool)
     if (atomic_load_explicit(&pool->tensors, memory_order_relaxed) == NULL)
         return cn_page_runs_largest_hole(&pool->runs);
     struct pass pass = pass_begin(pool, NULL);
-    const struct cn_compact compact = {&pool->runs, is_movable, &pass};
+    const struct cn_compact compact = planner(&pass, false, UINT64_MAX);
     return cn_compact_longest(&compact);
 }
 

@@ -5,9 +5,11 @@
 
 #include "pool/tensor_table.h"
 
-/* Compacts the pool when it is time to: to be called where it would commit more memory otherwise.
- * Pool locked. @return true when a block moved, so what was looked at has changed */
-bool cn_pool_compact_self(cenote_pool *pool);
+/* Where the pool would commit more memory for @p run: when it is fragmented and holds enough idle
+ * memory, makes a hole in what is committed, unless that moves as much as would be committed. Pool
+ * locked.
+ * @param run  changed on success only: to that hole */
+bool cn_pool_compact_self(cenote_pool *pool, struct cn_run *run);
 
 /* The longest hole, in granules, that compaction could make now. Pool locked. */
 uint64_t cn_compact_hole(cenote_pool *pool);

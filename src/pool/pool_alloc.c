@@ -46,6 +46,13 @@ cenote_status cn_pool_block_alloc(cenote_pool *pool, uint64_t size_bytes, void *
     return CENOTE_OK;
 }
 
+void cn_pool_free_run(cenote_pool *pool, struct cn_run run)
+{
+    cn_poison_take(pool->base + run.first * GRANULE_BYTES, run.count * GRANULE_BYTES);
+    pool->counts.requested_bytes -= run.count * GRANULE_BYTES - pool->slack_bytes[run.first];
+    cn_page_runs_free(&pool->runs, run);
+}
+
 void cn_pool_block_free(cenote_pool *pool, void *data)
 {
     uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
@@ -54,11 +61,8 @@ void cn_pool_block_free(cenote_pool *pool, void *data)
     bool found = offset % GRANULE_BYTES == 0 &&
                  cn_page_runs_block(&pool->runs, offset / GRANULE_BYTES, &run);
     assert(found && "cenote_pool_free: not a block of this pool");
-    if (found) {
-        cn_poison_take(data, run.count * GRANULE_BYTES);
-        pool->counts.requested_bytes -= run.count * GRANULE_BYTES - pool->slack_bytes[run.first];
-        cn_page_runs_free(&pool->runs, run);
-    }
+    if (found)
+        cn_pool_free_run(pool, run);
     pthread_mutex_unlock(&pool->lock);
 }
 

@@ -66,6 +66,9 @@ CENOTE_MUST_CHECK cenote_status cn_pool_block_alloc(cenote_pool *pool, uint64_t 
                                                     void **out_data, cenote_error *err);
 void cn_pool_block_free(cenote_pool *pool, void *data);
 
+/* Frees a block that is a run of its own; it stays committed. Pool locked; told to nobody. */
+void cn_pool_free_run(cenote_pool *pool, struct cn_run run);
+
 /* ---- pool_retain.c ---- */
 
 /* The charge for so many committed granules in so many touched chunks. */

@@ -249,11 +249,12 @@ static cenote_miss look(cenote_pool *pool, uint64_t granules, struct find *out_f
         *out_short_bytes = granules * GRANULE_BYTES;
         return CENOTE_MISS_HOLE;
     }
+    bool commits = cn_page_runs_uncommitted(runs, run, &bare);
+    if (commits && cn_pool_compact_self(pool, &run))
+        commits = cn_page_runs_uncommitted(runs, run, &bare);
     *out_find = (struct find){run, run};
-    if (!cn_page_runs_uncommitted(runs, run, &bare))
+    if (!commits)
         return CENOTE_MISS_COUNT;
-    if (cn_pool_compact_self(pool))
-        return look(pool, granules, out_find, out_short_bytes);
     if (pool->whole_chunks) {
         out_find->span = cn_page_runs_whole_chunks(runs, run);
         if (charge_span(pool, out_find->span, &charge))

@@ -592,41 +592,97 @@ static void test_makes_no_hole(void **state)
     check(rig);
 }
 
-/* Half of the range up to the last block is free, and a block is too long for the holes. */
+/* Half of the range up to the last block is free, in two holes that a block is too long for. */
 static void test_starts_by_itself(void **state)
 {
     struct rig *rig = *state;
     assert_int_equal(cenote_pool_compact_above(rig->pool, 50, NULL, NULL), CENOTE_OK);
     two_holes(rig);
     make(rig, 4, 4 * MIB); /* 50 is not above 50 */
-    assert_int_equal(tensor_stats(rig).compact_count, 0);
+    assert_int_equal(place(rig, 4), 4 * 48);
     release(rig, 4);
     assert_int_equal(cenote_pool_compact_above(rig->pool, 49, NULL, NULL), CENOTE_OK);
-    make(rig, 4, 2 * MIB); /* fits into a hole: no reason */
-    assert_int_equal(tensor_stats(rig).compact_count, 0);
+    make(rig, 4, 2 * MIB); /* fits into a hole */
     release(rig, 4);
-    assert_int_equal(cenote_pool_trim(rig->pool) > 0, 1);
-    make(rig, 4, 4 * MIB);
+    make(rig, 4, 4 * MIB); /* fits into idle memory above the last block */
+    release(rig, 4);
+    make(rig, 4, 30 * MIB); /* idle memory is not enough for it */
+    release(rig, 4);
+    cenote_pool_trim(rig->pool);
+    make(rig, 4, 4 * MIB); /* there is no idle memory */
+    release(rig, 4);
+    assert_int_equal(tensor_stats(rig).compact_count, 0);
+    for (unsigned i = 1; i < 4; i += 2)
+        release(rig, i);
+    two_holes(rig);
+    make(rig, 4, 3 * MIB + 64 * KIB); /* moving 3 MiB for that would be more */
+    release(rig, 4);
+    cenote_pool_trim(rig->pool);
+    make(rig, 5, 3 * MIB);
+    make(rig, 6, 3 * MIB);
+    release(rig, 5);
+    release(rig, 6);
+    assert_int_equal(tensor_stats(rig).compact_count, 0);
+    uint64_t committed = pool_stats(rig).committed_bytes;
+    make(rig, 4, 5 * MIB);
     assert_int_equal(tensor_stats(rig).compact_count, 1);
     assert_int_equal(tensor_stats(rig).moved_bytes, 3 * MIB - 100);
-    assert_int_equal(place(rig, 3), 0);
-    assert_int_equal(place(rig, 4), 96);
-    check(rig);
+    assert_int_equal(place(rig, 4), 0);
+    assert_int_equal(place(rig, 1), 2 * 48);
+    assert_true(pool_stats(rig).committed_bytes < committed);
+}
 
-    /* Not again before as much as is live was allocated: 10 MiB. */
-    release(rig, 3);
-    release(rig, 1);
-    cenote_pool_trim(rig->pool);
-    make(rig, 5, 7 * MIB);
+/* What failed is not tried again before as much as is live was allocated. */
+static void test_gives_up_for_a_while(void **state)
+{
+    struct rig *rig = *state;
+    assert_int_equal(cenote_pool_compact_above(rig->pool, 20, NULL, NULL), CENOTE_OK);
+    two_holes(rig);
+    pin(rig, 1);
+    pin(rig, 3);
+    make(rig, 4, 4 * MIB); /* tried: 6 MiB are live, and two thirds of that are allocated now */
+    unpin(rig, 1);
+    unpin(rig, 3);
+    make(rig, 5, 4 * MIB);
+    assert_int_equal(tensor_stats(rig).compact_count, 0);
+    make(rig, 6, 4 * MIB);
     assert_int_equal(tensor_stats(rig).compact_count, 1);
-    release(rig, 5);
-    cenote_pool_trim(rig->pool);
-    make(rig, 5, 7 * MIB);
-    assert_int_equal(tensor_stats(rig).compact_count, 2);
+    assert_int_equal(place(rig, 6), 0);
+
     cenote_error err = {0};
     assert_int_equal(cenote_pool_compact_above(rig->pool, 101, NULL, &err), CENOTE_E_INVAL);
+    assert_non_null(strstr(err.message, "101 percent"));
     cenote_compact_options options = {.version = 3};
     assert_int_equal(cenote_pool_compact_above(rig->pool, 30, &options, &err), CENOTE_E_VERSION);
+}
+
+/* A hole that takes two moves: the veto is asked for both before the first, and limits hold for the
+ * sum. */
+static void test_all_or_nothing(void **state)
+{
+    struct rig *rig = *state;
+    scatter(rig); /* 7 MiB want two of five moved */
+    struct judge judge = {.stop_after = 2};
+    cenote_compact_options options = CENOTE_COMPACT_OPTIONS_INIT;
+    cenote_error err = {0};
+    options.veto = judge_one;
+    options.veto_context = &judge;
+    assert_int_equal(cenote_pool_compact_above(rig->pool, 100, &options, NULL), CENOTE_OK);
+    assert_int_equal(try_make(rig, 5, 7 * MIB, 0, &err), CENOTE_E_BUDGET);
+    assert_int_equal(judge.asked, 2);
+    assert_int_equal(tensor_stats(rig).moved_bytes, 0);
+    options = (cenote_compact_options)CENOTE_COMPACT_OPTIONS_INIT;
+    options.max_moves = 1;
+    assert_int_equal(cenote_pool_compact_above(rig->pool, 100, &options, NULL), CENOTE_OK);
+    assert_int_equal(try_make(rig, 5, 7 * MIB, 0, &err), CENOTE_E_BUDGET);
+    options.max_moves = 2;
+    options.max_bytes = 100 * KIB;
+    assert_int_equal(cenote_pool_compact_above(rig->pool, 100, &options, NULL), CENOTE_OK);
+    assert_int_equal(try_make(rig, 5, 7 * MIB, 0, &err), CENOTE_E_BUDGET);
+    assert_int_equal(tensor_stats(rig).moved_bytes, 0);
+    options.max_bytes = 128 * KIB;
+    assert_int_equal(cenote_pool_compact_above(rig->pool, 100, &options, NULL), CENOTE_OK);
+    make(rig, 5, 7 * MIB);
 }
 
 /* ---- recorded ---- */
@@ -778,6 +834,8 @@ int main(void)
         COMPACT_TEST(test_makes_a_hole),
         COMPACT_TEST(test_makes_no_hole),
         COMPACT_TEST(test_starts_by_itself),
+        COMPACT_TEST(test_gives_up_for_a_while),
+        COMPACT_TEST(test_all_or_nothing),
         COMPACT_TEST(test_trace_follows),
         COMPACT_TEST(test_remap_fails),
         COMPACT_TEST(test_fault_sweep),
