@@ -39,7 +39,8 @@
 
 enum cn_record_state { CN_RECORD_NONE, CN_RECORD_LENT, CN_RECORD_FRONT, CN_RECORD_KEPT };
 
-struct cn_record {
+/* A line each: two threads write to theirs at every get and release. */
+struct CN_ALIGNED(CN_CACHE_LINE_BYTES) cn_record {
     _Atomic cenote_tensor tensor; /* relaxed: a stranger's handle may look here at any time */
     _Atomic uint8_t state;        /* the same; enum cn_record_state */
     uint8_t way;                  /* the same for all fronts */
@@ -73,7 +74,7 @@ struct cn_way {
     cenote_tensor kept[CN_WAY_DEPTH];
 };
 
-struct cn_front {
+struct CN_ALIGNED(CN_CACHE_LINE_BYTES) cn_front {
     uint64_t kept_bytes; /* the thread's */
     uint32_t epoch;
     bool taken; /* lock */
@@ -107,7 +108,7 @@ struct cenote_tensor_cache {
     _Atomic uint32_t epoch;  /* relaxed; more: fronts shall be given up */
     pthread_mutex_t growing; /* of the records */
 
-    pthread_mutex_t lock;
+    CN_ALIGNED(CN_CACHE_LINE_BYTES) pthread_mutex_t lock;
     uint32_t front_count; /* lock, and what follows: taken ones */
     uint64_t kept_bytes;  /* here, not in fronts */
     uint64_t tick;
