@@ -44,7 +44,7 @@ suite() { # PRESET CTEST_OPTION...
 }
 
 # What has threads: everything else would only be slow under the thread sanitizer.
-threaded='^stress|team|stream|reader|disk|pool|budget|gem[mv]|attention|kernels|system.command'
+threaded='^stress|team|stream|reader|disk|pool|budget|tensor_cache|gem[mv]|attention|kernels|system.command'
 
 build asan
 suite asan -LE release
