@@ -11,13 +11,13 @@
  *  kept, free, is at most a cap, and can be given up at any time: before a pool of the budget
  *  refuses anything, kept tensors go back to their pools (cenote/pool.h).
  *
- *  One cache serves several pools. A pool stands for its class and for the device that its memory
- *  is on: its address is part of the key, so tensors of two devices never mix.
+ *  One cache serves several pools, and the pool is part of the key. A pool stands for its class and
+ *  for the device that its memory is on, so tensors of two devices never mix.
  *
  *  Threads: every function but create and destroy from any thread. Each of the first 8 threads
- * keeps up to 4 tensors of 32 shapes for itself, 1/32 of the cap at most; getting and releasing
- * those takes no lock and no atomic read-modify-write. It gives them up when it ends, and at its
- * next call after somebody needed memory or trimmed. */
+ *  keeps up to 4 tensors of 32 shapes for itself, 1/32 of the cap at most; getting and releasing
+ *  those takes no lock and no atomic read-modify-write. It gives them up when it ends, and at its
+ *  next call after somebody needed memory or trimmed. */
 #ifndef CENOTE_TENSOR_CACHE_H
 #define CENOTE_TENSOR_CACHE_H
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a thread keeps for itself: get and release without a lock.
  *
- *   cache->id % 8 ──▶ [ id, front ]  thread-local        hash % 32 ──▶ way: its key, up to 4
- * handles
+ *   cache->id % 8 ──▶ [ id, front ] of the thread     hash % 32 ──▶ [ its key, 4 handles ]
  *
  * A front is memory of the cache that one thread at a time has taken. Its ways are direct-mapped: a
  * shape that finds another one in its way takes the way over, and what was kept there goes to the

@@ -6,10 +6,11 @@
  *   tensor_cache_shapes.c   the table of shapes, and the records of tensors
  *   tensor_cache_stats.c    pre-warm lists, figures, check
  *
- *   thread's front           shapes                                 records, one array a pool, by
- * the ways by hash             found by hash                          index in a tensor's handle [
- * 8x512 | 3 kept ]──┐    [ (attention, F32, 1x8x512x512) ]◀──── [ lent      shape 7 ] [ empty  | ]
- * └──▶ [   newest ─▶ record ◀─▶ record ◀─ oldest ]    ▲    ▲ └────────────────────────────┴────┘
+ *   fronts, one a thread     shapes, found by hash               records, one array a pool,
+ *   32 ways by hash                                              by the index in a handle
+ *   [ 8x512, 3 handles ] ──▶ [ (attention, F32, 1x8x512) ] ◀──── [ lent      of shape 7 ]
+ *   [ empty            ]     [   newest ▶ .. ◀ .. ▶ oldest ] ──▶ [ kept      of shape 7 ]
+ *                            [ ...                       ]       [ in a front, ...      ]
  *
  * A record says what became of a tensor: lent, kept in a front, or kept here, then linked into its
  * shape's list by the time of its release. The list gives the newest, whose bytes are most likely
