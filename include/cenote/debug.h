@@ -50,7 +50,7 @@ CENOTE_API const char *cenote_finding_text(cenote_finding finding);
 
 /** Is given each finding: one line with the pool, the block, its size, its tag (cenote/trace.h) and
  *  the numbers of the pool's operations that made and freed it. When it returns, a bad free has no
- *  effect. Called without a lock; it may not use pools. */
+ *  effect. It may not use pools or budgets, for one may be locked. */
 typedef void (*cenote_finding_fn)(void *context, cenote_finding finding, const char *message);
 
 /** Of the process, from now on. @p handler NULL, as at first: the line goes to standard error, and

@@ -213,7 +213,7 @@ cenote_status cenote_hardware_get(cenote_hardware *out_hardware, cenote_error *e
     cenote_hardware hardware;
     cn_hardware_machine(&hardware);
     uint32_t machine_vector_bytes = hardware.vector_bytes;
-    const char *path = getenv("CENOTE_HARDWARE");
+    const char *path = secure_getenv("CENOTE_HARDWARE");
     if (path != NULL && path[0] != '\0') {
         cenote_status status = cenote_hardware_load(path, &hardware, err);
         if (status != CENOTE_OK)

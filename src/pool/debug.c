@@ -399,7 +399,7 @@ void cn_debug_lost(cenote_pool *pool, uint64_t offset)
 /* The environment's level; 0 without one. */
 static cenote_status level_from_environment(uint32_t *out_level, cenote_error *err)
 {
-    const char *text = getenv("CENOTE_DEBUG");
+    const char *text = secure_getenv("CENOTE_DEBUG");
     *out_level = 0;
     if (text == NULL || text[0] == '\0')
         return CENOTE_OK;
