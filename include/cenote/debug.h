@@ -12,6 +12,7 @@
  *         64 bytes behind a block, or what its last granule has left in pools that are charged by
  *         the granule, must stay as they are, and so must a freed block, which is kept from reuse
  *         for a while: until 64 later ones, 1/16 of the quota, or anybody's need for room
+ *         (cenote_budget_explain() counts it as cached)
  *      3  cenote_pool_check() and all of that after every operation
  *
  *  What the levels themselves hold (56 bytes for each live block, and 1024 that were freed) is not

@@ -208,6 +208,14 @@ static uint64_t give_quarantine(struct cn_budget_client *client, uint64_t want_b
     return cn_debug_flush(client->pool);
 }
 
+static void report_quarantine(struct cn_budget_client *client, cenote_budget_holder *holder)
+{
+    struct cn_debug *debug = client->pool->debug;
+    pthread_mutex_lock(&debug->lock);
+    holder->cached_bytes += debug->quarantine.size_bytes;
+    pthread_mutex_unlock(&debug->lock);
+}
+
 /* Lets go of what was remembered longest. Debug locked. */
 static void forget_oldest(struct cn_debug *debug)
 {
@@ -423,16 +431,19 @@ cenote_status cn_debug_open(cenote_pool *pool, uint32_t level, cenote_error *err
     struct cn_os *os = pool->os;
     void *base;
     int error = os->ops->memory_reserve(os, STRUCT_BYTES, &base);
-    if (error == 0)
-        error = os->ops->memory_commit(os, base, STRUCT_BYTES, false);
     if (error != 0)
         goto out_nothing;
+    error = os->ops->memory_commit(os, base, STRUCT_BYTES, false);
+    if (error != 0)
+        goto out_release;
     struct cn_debug *debug = base;
     error = cn_debug_table_init(&debug->table, os);
     if (error != 0)
         goto out_release;
-    debug->client = (struct cn_budget_client){
-        .step = CENOTE_RECLAIM_CACHE, .pool = pool, .give = give_quarantine};
+    debug->client = (struct cn_budget_client){.step = CENOTE_RECLAIM_CACHE,
+                                              .pool = pool,
+                                              .give = give_quarantine,
+                                              .report = report_quarantine};
     debug->pool = pool;
     debug->level = level;
     pthread_mutex_init(&debug->lock, NULL);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Debug levels of pools: every mistake is made on purpose and must be found, named and survived;
  * and what is no mistake must not be found. */
+#include <errno.h>
 #include <inttypes.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include <cenote/cenote.h>
 
 #include "base/poison.h"
+#include "os/fake/fake.h"
 #include "pool/debug.h"
 
 #define KIB UINT64_C(1024)
@@ -224,7 +226,7 @@ static void test_level_1_changes_nothing(void **state)
     assert_memory_equal(charges[0], charges[1], sizeof charges[0]);
 }
 
-/* What is remembered is bounded: a million operations later the table is as long as before. */
+/* What is remembered is bounded: many operations later the table is as long as before. */
 static void test_memory_of_the_dead_is_bounded(void **state)
 {
     (void)state;
@@ -243,6 +245,66 @@ static void test_memory_of_the_dead_is_bounded(void **state)
     cenote_pool_free(rig.pool, many[899]);
     assert_found(CENOTE_FINDING_DOUBLE_FREE, "a block of 300 bytes");
     close_rig(&rig);
+
+    struct cn_fake *fake = cn_fake_create();
+    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
+    options.limit_bytes = 256 * MIB;
+    options.process_bytes = 1;
+    options.os = cn_fake_os(fake);
+    assert_int_equal(cenote_budget_create(&options, &rig.budget, NULL), CENOTE_OK);
+    cenote_pool *pool = pool_of(&rig, CENOTE_CLASS_PARAMETERS, 1);
+    uint64_t committed_bytes = 0;
+    for (unsigned i = 0; i < 20000; i++) {
+        cenote_pool_free(pool, alloc(pool, 1000));
+        if (i == 1100)
+            committed_bytes = cn_fake_books_get(fake).committed_bytes;
+    }
+    assert_int_equal(cn_fake_books_get(fake).committed_bytes, committed_bytes);
+    assert_int_equal(cenote_pool_destroy(pool), 0);
+    cenote_budget_destroy(rig.budget);
+    assert_int_equal(cn_fake_books_get(fake).committed_bytes, 0);
+    assert_int_equal(cn_fake_books_get(fake).reservations, 0);
+    cn_fake_destroy(fake);
+}
+
+/* A level that the system has no memory for is refused, and leaves nothing behind. */
+static void test_fault_sweep(void **state)
+{
+    (void)state;
+    struct cn_fake *fake = cn_fake_create();
+    cenote_budget_options budget = CENOTE_BUDGET_OPTIONS_INIT;
+    budget.limit_bytes = 256 * MIB;
+    budget.process_bytes = 1;
+    budget.os = cn_fake_os(fake);
+    struct rig rig = {0};
+    assert_int_equal(cenote_budget_create(&budget, &rig.budget, NULL), CENOTE_OK);
+    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+    options.debug_level = 2;
+    unsigned failures = 0;
+    for (uint64_t nth = 1;; nth++) {
+        cenote_pool *pool = NULL;
+        cn_fake_fail(fake, CN_FAKE_MEMORY, nth, ENOMEM);
+        cenote_status status = cenote_pool_create(rig.budget, &options, &pool, NULL);
+        void *data = NULL;
+        if (status == CENOTE_OK)
+            status = cenote_pool_alloc(pool, 100 * KIB, &data, NULL);
+        cn_fake_fail(fake, CN_FAKE_MEMORY, 0, 0);
+        if (pool != NULL) {
+            assert_null(cenote_pool_check(pool));
+            cenote_pool_free(pool, data);
+        }
+        assert_int_equal(cenote_pool_destroy(pool), 0);
+        assert_int_equal(charged(&rig), 1);
+        assert_int_equal(cn_fake_books_get(fake).committed_bytes, 0);
+        assert_int_equal(cn_fake_books_get(fake).reservations, 0);
+        if (status == CENOTE_OK)
+            break;
+        assert_int_equal(status, CENOTE_E_NOMEM);
+        failures++;
+    }
+    assert_true(failures >= 6); /* the pool's own, and three of the level's */
+    cenote_budget_destroy(rig.budget);
+    cn_fake_destroy(fake);
 }
 
 /* ---- level 2 ---- */
@@ -280,6 +342,26 @@ static void test_overruns_are_found(void **state)
             assert_non_null(strstr(findings.message, size));
             assert_null(cenote_pool_check(rig.pool)); /* told once */
         }
+    close_rig(&rig);
+}
+
+/* In pools that are charged by the granule the zone is what is left of the last one. */
+static void test_short_zones(void **state)
+{
+    (void)state;
+    struct rig rig = open_rig(2);
+    cenote_pool *pool = pool_of(&rig, CENOTE_CLASS_PARAMETERS, 2);
+    for (unsigned left = 1; left <= 70; left += 23) {
+        unsigned char *data = alloc(pool, 65536 - left);
+        poke(data + 65536 - left);
+        cenote_pool_free(pool, data);
+        assert_found(CENOTE_FINDING_OVERRUN, "pool parameters");
+        data = alloc(pool, 65536 - left);
+        poke(data + 65536 - left + (left < 64 ? left : 64) - 1);
+        cenote_pool_free(pool, data);
+        assert_found(CENOTE_FINDING_OVERRUN, "pool parameters");
+    }
+    assert_int_equal(cenote_pool_destroy(pool), 0);
     close_rig(&rig);
 }
 
@@ -329,11 +411,12 @@ static void test_quarantine(void **state)
     /* All of the quota but what quarantine holds: it must make way. */
     cenote_pool_free(rig.pool, alloc(rig.pool, 3 * MIB));
     cenote_pool_free(rig.pool, alloc(rig.pool, 64 * MIB));
-    /* And for another pool, of the same budget. */
+    /* And for whoever else needs the budget. */
+    (void)cenote_pool_trim(rig.pool);
     cenote_pool_free(rig.pool, alloc(rig.pool, 3 * MIB));
     uint64_t left = 256 * MIB - charged(&rig);
-    assert_int_equal(cenote_budget_charge(rig.budget, left + MIB, "test", NULL), CENOTE_OK);
-    cenote_budget_uncharge(rig.budget, left + MIB);
+    assert_int_equal(cenote_budget_charge(rig.budget, left + 3 * MIB, "test", NULL), CENOTE_OK);
+    cenote_budget_uncharge(rig.budget, left + 3 * MIB);
     close_rig(&rig);
 }
 
@@ -619,8 +702,10 @@ int main(void)
         cmocka_unit_test(test_leaks_are_listed),
         cmocka_unit_test(test_level_1_changes_nothing),
         cmocka_unit_test(test_memory_of_the_dead_is_bounded),
+        cmocka_unit_test(test_fault_sweep),
         cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_overruns_are_found),
+        cmocka_unit_test(test_short_zones),
         cmocka_unit_test(test_writes_after_free_are_found),
         cmocka_unit_test(test_quarantine),
         cmocka_unit_test(test_charge_of_exact_pools),
