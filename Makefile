@@ -62,6 +62,7 @@ bench-stream: ## streaming against its bound and against peers (half an hour; do
 	@sh tools/bench_stream.sh $(JOBS) $(ARGS)
 
 bench-replay: release ## footprints of the allocators on a serving trace (a minute; docs/allocation.md)
+	$(call install_deps,python3)
 	@python3 bench/replay.py $(RELEASE)/cli/cenote $(ARGS)
 
 soak: ## run the stress tests over and over, SOAK_MINUTES (default 30)

@@ -26,13 +26,15 @@
  *  The file, all numbers with their lowest byte first:
  *
  *      "CNTRACE1"
- *      chunk: payload bytes (4), operations (4), number of the first (8), XXH3-64 of these 16 bytes
- *             and the payload (8), payload (1 to CENOTE_TRACE_CHUNK_BYTES)
- *      operation in a payload: a byte with the kind in bits 0-2, and in 3-6 whether these follow:
- *             thread, pool, tag (else those of the one before; 0 when a chunk begins), alignment;
- *             then as varints of 7 bits, lowest first: thread; number of the pool * 16 + class;
- * tag; id less that of the one before (zigzag; allocations and frees); size (allocations, refused
- * ones too); and a byte with the logarithm of the alignment
+ *      chunk      payload bytes (4), operations (4), number of the first (8),
+ *                 XXH3-64 of these 16 bytes and the payload (8),
+ *                 payload (1 to CENOTE_TRACE_CHUNK_BYTES)
+ *      operation  a byte: the kind in bits 0-2, and in bits 3-6 whether these follow: thread,
+ *                 pool, tag (else those of the one before; 0 when a chunk begins), alignment;
+ *                 then as varints of 7 bits, lowest first: thread; number of the pool * 16 +
+ *                 class; tag; id less that of the one before (zigzag; allocations and frees);
+ *                 size (allocations, also refused ones);
+ *                 and a byte: the logarithm of the alignment
  *
  *  Threads: any. Recording takes a lock for each operation. */
 #ifndef CENOTE_TRACE_H
