@@ -83,7 +83,7 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_tensor_cache_get(cenote_tensor
                                                                    cenote_error *err);
 
 /** Takes back what get lent, from any thread. The handle must not be used any more: it will be
- *  somebody else's.
+ *  somebody else's. (In pools with a debug level it is dead from here on.)
  *  Errors: CENOTE_E_INVAL (not lent by this cache, given back before, or dead; pinned, or
  * referenced more than once): nothing has changed then. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_tensor_cache_release(cenote_tensor_cache *cache,

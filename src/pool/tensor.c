@@ -246,6 +246,22 @@ cenote_status cenote_tensor_release(cenote_pool *pool, cenote_tensor tensor, cen
     return CENOTE_OK;
 }
 
+cenote_tensor cn_tensor_renew(cenote_pool *pool, cenote_tensor tensor)
+{
+    struct cn_tensor_slot *slot = cn_tensors_slot(pool, tensor);
+    uint64_t next, state = look(slot);
+    do {
+        while (cn_tensor_is_live(state, tensor) && (state & CN_STATE_MOVING)) {
+            wait_for_move(pool);
+            state = look(slot);
+        }
+        next = state_after(state);
+        if (!cn_tensor_is_live(state, tensor) || next == 0)
+            return tensor;
+    } while (!swap(slot, &state, next + CN_STATE_REFERENCE));
+    return next | (uint32_t)tensor;
+}
+
 cenote_status cenote_tensor_pin(cenote_pool *pool, cenote_tensor tensor, void **out_data,
                                 cenote_error *err)
 {

@@ -4,7 +4,8 @@
  * Built on handles, not on raw blocks: a kept tensor is an unpinned live tensor of its pool, so
  * compaction may move it, and to hand it out again is to hand out its number. The generation stays
  * the same while the cache has it, which is what makes a hit cost no atomic operation; the records
- * take over what generations are for, and refuse to take a tensor back twice.
+ * take over what generations are for, and refuse to take a tensor back twice. (With a debug level
+ * the handle is renewed at each release.)
  *
  * What is kept is soft: for each pool the cache is a client of the budget (reclaim.c) that frees
  * its least recently released tensors when somebody would be refused otherwise. */

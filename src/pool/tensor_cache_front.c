@@ -280,6 +280,10 @@ cenote_status cenote_tensor_cache_release(cenote_tensor_cache *cache, cenote_poo
     struct cn_record *record = lent_record(cache, number, tensor, err);
     if (CN_UNLIKELY(record == NULL))
         return CENOTE_E_INVAL;
+    if (CN_UNLIKELY(pool->debug != NULL)) { /* so that who uses it any longer is told */
+        tensor = cn_tensor_renew(pool, tensor);
+        atomic_store_explicit(&record->tensor, tensor, memory_order_relaxed);
+    }
     struct cn_front *front = cn_front_mine(cache);
     if (CN_LIKELY(front != NULL && record->shape != 0 && !cn_front_is_behind(cache, front))) {
         struct cn_way *way = &front->ways[record->way];

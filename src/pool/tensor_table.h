@@ -100,6 +100,10 @@ static inline bool cn_tensor_is_idle(const cenote_pool *pool, cenote_tensor tens
            ((tensor >> 32) << 32 | CN_STATE_REFERENCE);
 }
 
+/* The same idle tensor under a new handle; the old one is dead. The old one when its generations
+ * are used up. */
+cenote_tensor cn_tensor_renew(cenote_pool *pool, cenote_tensor tensor);
+
 /* The first broken invariant of the table. Pool locked. */
 const char *cn_tensors_check(const cenote_pool *pool);
 

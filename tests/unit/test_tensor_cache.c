@@ -395,6 +395,42 @@ static void test_what_was_not_lent_is_not_taken(void **state)
     (void)cenote_pool_destroy(stranger);
 }
 
+/* With a debug level a handle that was given back is dead, though its tensor is kept. */
+static void test_debug_levels_renew_handles(void **state)
+{
+    struct rig *rig = *state;
+    struct rig other = *rig;
+    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+    cenote_tensor_cache_options cache = CENOTE_TENSOR_CACHE_OPTIONS_INIT;
+    cenote_pool *pool;
+    options.quota_bytes = 8 * MIB;
+    options.debug_level = 1;
+    cache.pools = &pool;
+    cache.pool_count = 1;
+    cache.limit_bytes = CAP;
+    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
+    assert_int_equal(cenote_tensor_cache_create(&cache, &other.cache, NULL), CENOTE_OK);
+    for (unsigned large = 0; large < 2; large++) {
+        cenote_tensor_spec spec = row(large ? MIB : 4 * KIB);
+        cenote_tensor first = get(&other, pool, spec);
+        void *data, *again;
+        assert_int_equal(cenote_tensor_pin(pool, first, &data, NULL), CENOTE_OK);
+        assert_int_equal(cenote_tensor_unpin(pool, first, NULL), CENOTE_OK);
+        give_back(&other, pool, first);
+        assert_int_equal(cenote_tensor_pin(pool, first, &again, NULL), CENOTE_E_INVAL);
+        cenote_tensor second = get(&other, pool, spec);
+        assert_true(second != first);
+        assert_int_equal(cenote_tensor_pin(pool, second, &again, NULL), CENOTE_OK);
+        assert_ptr_equal(again, data);
+        assert_int_equal(cenote_tensor_unpin(pool, second, NULL), CENOTE_OK);
+        assert_int_equal(try_release(&other, pool, first, "not lent"), CENOTE_E_INVAL);
+        give_back(&other, pool, second);
+    }
+    assert_int_equal(stats_of(&other).hit_count, 2);
+    assert_int_equal(cenote_tensor_cache_destroy(other.cache), 0);
+    assert_int_equal(cenote_pool_destroy(pool), 0);
+}
+
 static void test_hostile_specs(void **state)
 {
     struct rig *rig = *state;
@@ -719,6 +755,7 @@ int main(void)
         TEST(test_kept_tensors_make_way_for_a_quota),
         TEST(test_own_front_makes_room),
         TEST(test_what_was_not_lent_is_not_taken),
+        TEST(test_debug_levels_renew_handles),
         TEST(test_hostile_specs),
         TEST(test_bad_options),
         TEST(test_shapes_are_bounded),
