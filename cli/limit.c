@@ -65,6 +65,7 @@ cenote_status cli_budget_create(cenote_budget **out_budget, cenote_error *err)
     return cenote_budget_create(&options, out_budget, err);
 }
 
+#define KV_SHARE_LARGE 4
 /* Pictures of 512 x 512 and less have little to give. */
 #define PATCHES_LARGE 1024u
 
@@ -76,17 +77,27 @@ static const char *images_hint(const qwen_shape *shape)
     return "";
 }
 
+/* Keys and values are a large part of what does not fit. */
+static const char *kv_hint(const struct cli_options *options, const qwen_plan *plan)
+{
+    bool large = plan->kv_bytes > plan->smallest_bytes / KV_SHARE_LARGE;
+    if (large && options->kv_dtype == CENOTE_DTYPE_F32)
+        return "; --kv-type bf16 halves the KV";
+    return "";
+}
+
 int cli_refuse(const struct cli_options *options, const qwen_plan *plan, const qwen_shape *shape)
 {
     char needs[CENOTE_ERROR_MESSAGE_BYTES];
     qwen_plan_explain(plan, needs, sizeof needs);
     char limit[CLI_BYTES_TEXT];
+    const char *kv = kv_hint(options, plan), *images = images_hint(shape);
     const char *copy = plan->pack != NULL ? "; --cache none takes less" : "";
     if (options->memory_text != NULL)
-        cli_say("--memory %s is too small: %s%s%s", options->memory_text, needs, images_hint(shape),
+        cli_say("--memory %s is too small: %s%s%s%s", options->memory_text, needs, kv, images,
                 copy);
     else
-        cli_say("the %s that this machine can spare are too little: %s%s%s",
-                cli_memory_text(plan->limit_bytes, limit), needs, images_hint(shape), copy);
+        cli_say("the %s that this machine can spare are too little: %s%s%s%s",
+                cli_memory_text(plan->limit_bytes, limit), needs, kv, images, copy);
     return CLI_EXIT_BUDGET;
 }

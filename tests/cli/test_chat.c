@@ -273,6 +273,18 @@ static void test_memory(void **state)
     assert_said("'lots'");
 }
 
+/* A refusal names what would help: half the KV where that is a large part, and not twice. */
+static void test_refusal_helps(void **state)
+{
+    (void)state;
+    assert_int_equal(talk("--memory 1MiB --max-context 8000", "Hi"), 3);
+    assert_said("; --kv-type bf16 halves the KV");
+    assert_int_equal(talk("--memory 1MiB --max-context 8000 --kv-type bf16", "Hi"), 3);
+    assert_null(strstr(output("err"), "halves"));
+    assert_int_equal(talk("--memory 1MiB --max-context 64", "Hi"), 3);
+    assert_null(strstr(output("err"), "halves"));
+}
+
 /* A picture for which there is no memory stays for the next try. */
 static void test_pictures_wait_for_memory(void **state)
 {
@@ -453,19 +465,13 @@ int main(void)
 {
     test_screen_probe();
     const struct CMUnitTest tests[] = {
-        TEST(test_json),
-        TEST(test_same_as_run),
-        TEST(test_bad_messages),
-        TEST(test_full_context),
-        TEST(test_long_messages),
-        TEST(test_memory),
-        TEST(test_pictures_wait_for_memory),
-        TEST(test_bound),
-        TEST(test_ends),
-        TEST(test_typed),
-        TEST(test_ctrl_c),
-        TEST(test_history),
-        TEST(test_dumb_terminal),
+        TEST(test_json),          TEST(test_same_as_run),
+        TEST(test_bad_messages),  TEST(test_full_context),
+        TEST(test_long_messages), TEST(test_memory),
+        TEST(test_refusal_helps), TEST(test_pictures_wait_for_memory),
+        TEST(test_bound),         TEST(test_ends),
+        TEST(test_typed),         TEST(test_ctrl_c),
+        TEST(test_history),       TEST(test_dumb_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
