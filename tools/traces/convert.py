@@ -121,31 +121,76 @@ def pytorch(file, trace, device):
 # ---- Umpire ----
 
 
-def umpire_old(event, trace, what):
-    """"event" and "payload"; an allocation is logged twice, the second time with its result."""
-    payload, result = event.get("payload"), event.get("result")
-    if event.get("event") == "allocate" and result is not None:
-        address = number(member(result, "memory_ptr", str, what), 16, f"{what}: memory_ptr")
-        trace.alloc(address, whole(payload.get("size") if isinstance(payload, dict) else None,
-                                   f"{what}: size"))
-    elif event.get("event") == "deallocate":
-        trace.free(number(member(payload, "memory_ptr", str, what), 16, f"{what}: memory_ptr"))
+class Umpire:
+    """Lines of JSON in one of two forms. A reallocation is logged before and after; what it does by
+    allocating and freeing is logged between, but an allocator that can grow a block in its place
+    logs nothing there."""
 
+    def __init__(self, trace):
+        self.trace = trace
+        self.asked = None  # (address, size) of the reallocation under way
+        self.given = set()  # addresses allocated since then
+        self.known = 0  # events that are of a replay log, whatever they say
 
-def umpire_new(event, trace, what):
-    """"name", "numeric_args" and "string_args"."""
-    if event.get("name") not in ("allocate", "named_allocate", "deallocate"):
-        return
-    texts = member(event, "string_args", dict, what)
-    address = number(member(texts, "pointer", str, what), 16, f"{what}: pointer")
-    if event["name"] == "deallocate":
-        trace.free(address)
-    else:
-        numbers = member(event, "numeric_args", dict, what)
-        trace.alloc(address, whole(numbers.get("size"), f"{what}: size"))
+    def alloc(self, address, size, what):
+        address = number(address, 16, f"{what}: the address")
+        self.given.add(address)
+        self.trace.alloc(address, whole(size, f"{what}: size"))
+
+    def free(self, address, what):
+        self.trace.free(number(address, 16, f"{what}: the address"))
+
+    def ask(self, address, size, what):
+        self.asked = (number(address, 16, f"{what}: the address"), whole(size, f"{what}: size"))
+        self.given = set()
+
+    def answer(self, address, what):
+        address = number(address, 16, f"{what}: the address")
+        if self.asked is not None and address not in self.given:
+            if self.asked[0] in self.trace.ids:
+                self.trace.free(self.asked[0])
+            self.trace.alloc(address, self.asked[1])
+        self.asked = None
+
+    def old(self, event, what):
+        """"event" and "payload"; an allocation is logged twice, the second time with its result."""
+        name, result = event.get("event"), event.get("result")
+        if name not in ("allocate", "deallocate", "reallocate"):
+            return
+        payload = member(event, "payload", dict, what)
+        if name == "deallocate":
+            self.free(member(payload, "memory_ptr", str, what), what)
+        elif name == "reallocate" and result is None:
+            self.ask(member(payload, "ptr", str, what), payload.get("size"), what)
+        elif name == "reallocate":
+            self.answer(member(result, "memory_ptr", str, what), what)
+        elif result is not None:
+            self.alloc(member(result, "memory_ptr", str, what), payload.get("size"), what)
+
+    def new(self, event, what):
+        """"name", "numeric_args" and "string_args"."""
+        name = event.get("name")
+        if name not in ("allocate", "named_allocate", "deallocate", "reallocate"):
+            return
+        texts = member(event, "string_args", dict, what)
+        numbers = event.get("numeric_args")
+        size = numbers.get("size") if isinstance(numbers, dict) else None
+        if name == "deallocate":
+            self.free(member(texts, "pointer", str, what), what)
+        elif name != "reallocate":
+            self.alloc(member(texts, "pointer", str, what), size, what)
+        elif "new_ptr" in texts:
+            self.answer(texts["new_ptr"], what)
+        else:
+            self.ask(member(texts, "current_ptr", str, what), size, what)
+
+    def line(self, event, what):
+        self.known += "event" in event or "name" in event
+        (self.old if "event" in event else self.new)(event, what)
 
 
 def umpire(file, trace):
+    log = Umpire(trace)
     for index, line in enumerate(file, 1):
         if not line.lstrip().startswith("{"):
             continue
@@ -155,8 +200,10 @@ def umpire(file, trace):
             if line.endswith("\n"):
                 raise Fault(f"line {index}: not JSON") from None
             print("convert.py: the last line is cut off and left out", file=sys.stderr)
-            return
-        (umpire_old if "event" in event else umpire_new)(event, trace, f"line {index}")
+            break
+        log.line(event, f"line {index}")
+    if log.known == 0:
+        raise Fault("no line is of a replay log")
 
 
 # ---- RMM ----

@@ -96,14 +96,34 @@ class Umpire(unittest.TestCase):
                + line("something", "zzz") + line("deallocate", "0x10"))
         self.assertEqual(text_of(convert.umpire, io.StringIO(log))[0], "a 0 64\na 1 1\nf 0\n")
 
+    def test_reallocations(self):
+        def line(**texts):
+            size = texts.pop("size", None)
+            numbers = {} if size is None else {"size": size}
+            return json.dumps({"name": texts.pop("name", "reallocate"), "numeric_args": numbers,
+                               "string_args": texts}) + "\n"
+        log = (line(size=4, current_ptr="0")  # by an allocation that is logged
+               + line(name="allocate", size=4, pointer="0x10") + line(new_ptr="0x10")
+               + line(size=12, current_ptr="0x10") + line(new_ptr="0x10")  # in its place
+               + line(size=30, current_ptr="0x10") + line(new_ptr="0x20")  # elsewhere
+               + line(size=31, current_ptr="0x20") + line(name="deallocate", pointer="0x20")
+               + line(name="allocate", size=31, pointer="0x20") + line(new_ptr="0x20"))
+        self.assertEqual(text_of(convert.umpire, io.StringIO(log))[0],
+                         "a 0 4\nf 0\na 1 12\nf 1\na 2 30\nf 2\na 3 31\n")
+        old = ('{"event": "reallocate", "payload": {"ptr": "0x0", "size": 9}}\n'
+               '{"event": "reallocate", "payload": {"ptr": "0x0", "size": 9}, '
+               '"result": {"memory_ptr": "0x30"}}\n')
+        self.assertEqual(text_of(convert.umpire, io.StringIO(old))[0], "a 0 9\n")
+
     def test_refused(self):
         for log, words in (
+                ("SQLite format 3\n", "no line is of a replay log"),
                 ("\n{]\n", "line 2: not JSON"),
-                ('{"name": "allocate", "string_args": {"pointer": "0x1"}}\n', "no numeric_args"),
-                ('{"name": "deallocate", "string_args": {"pointer": "zz"}}\n', "pointer is 'zz'"),
-                ('{"event": "deallocate", "payload": 3}\n', "line 1 has no memory_ptr"),
+                ('{"name": "allocate", "string_args": {"pointer": "0x1"}}\n', "size is None"),
+                ('{"name": "deallocate", "string_args": {"pointer": "zz"}}\n', "the address is 'zz'"),
+                ('{"event": "deallocate", "payload": 3}\n', "line 1 has no payload"),
                 ('{"event": "allocate", "payload": 3, "result": {"memory_ptr": "0x1"}}\n',
-                 "line 1: size is None")):
+                 "line 1 has no payload")):
             with self.assertRaisesRegex(convert.Fault, words):
                 text_of(convert.umpire, io.StringIO(log))
 
