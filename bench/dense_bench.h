@@ -1,81 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the benches of the dense products share: a clock, figures of interleaved repetitions, and
- * kernels with everything they need. A bench that cannot set itself up says so and exits with 1. */
+/* What the benches of the dense products share: kernels with everything they need. */
 #ifndef DENSE_BENCH_H
 #define DENSE_BENCH_H
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
 #include <cenote/cenote.h>
 
+#include "bench.h"
 #include "kernels.h"
-
-#define BENCH_REPETITIONS_MAX 101u
-
-static inline double bench_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-/* ---- figures ---- */
-
-/* One figure per repetition. */
-typedef struct bench_series {
-    unsigned count;
-    double values[BENCH_REPETITIONS_MAX];
-} bench_series;
-
-static inline void bench_add(bench_series *series, double value)
-{
-    if (series->count < BENCH_REPETITIONS_MAX)
-        series->values[series->count++] = value;
-}
-
-static inline int bench_compare(const void *a, const void *b)
-{
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
-/* The value below which @p share of the series lies; 0.5 is the median. */
-static inline double bench_quantile(const bench_series *series, double share)
-{
-    bench_series sorted = *series;
-    if (sorted.count == 0)
-        return 0.0;
-    qsort(sorted.values, sorted.count, sizeof *sorted.values, bench_compare);
-    return sorted.values[(unsigned)(share * (sorted.count - 1) + 0.5)];
-}
-
-/* Ratios are taken repetition by repetition: what disturbs a machine disturbs neighbours alike. */
-static inline bench_series bench_ratio(const bench_series *over, const bench_series *under)
-{
-    bench_series ratio = {0};
-    for (unsigned i = 0; i < over->count && i < under->count; i++)
-        bench_add(&ratio, over->values[i] / under->values[i]);
-    return ratio;
-}
-
-/* "median (quarter .. three quarters)" */
-static inline void bench_print(const char *format, const bench_series *series)
-{
-    printf(format, bench_quantile(series, 0.5), bench_quantile(series, 0.25),
-           bench_quantile(series, 0.75));
-}
-
-static inline unsigned bench_repetitions(unsigned usual)
-{
-    const char *text = getenv("CENOTE_BENCH_REPETITIONS");
-    unsigned long count = text != NULL ? strtoul(text, NULL, 10) : 0;
-    if (count == 0)
-        return usual;
-    return count < BENCH_REPETITIONS_MAX ? (unsigned)count : BENCH_REPETITIONS_MAX;
-}
 
 /* ---- kernels ---- */
 
@@ -88,14 +19,6 @@ typedef struct bench_rig {
     cenote_team *team;
     qwen_kernels *kernels[BENCH_ISA_COUNT]; /* NULL where the CPU lacks the set */
 } bench_rig;
-
-static inline void bench_require(cenote_status status, const cenote_error *err)
-{
-    if (status == CENOTE_OK)
-        return;
-    fprintf(stderr, "%s\n", err->message);
-    exit(1);
-}
 
 static inline void bench_rig_open(bench_rig *rig, unsigned thread_count, uint64_t k_max)
 {

@@ -66,11 +66,12 @@ static cenote_status cenote_open(struct cli_allocator *a, uint64_t budget_bytes,
     return cenote_budget_limit_set(a->budget, stats.charged_bytes + budget_bytes, err);
 }
 
-/* A pool's blocks are aligned to granules; for more a larger block is taken. */
+/* A block is aligned as its size is, to granules at most; for more a larger block is taken. */
 static uint64_t size_with_spare(const struct cli_trace_op *op)
 {
     uint64_t align = UINT64_C(1) << op->align_log2;
-    return op->size_bytes + (align > CENOTE_GRANULE_BYTES ? align - CENOTE_GRANULE_BYTES : 0);
+    uint64_t natural = align < CENOTE_GRANULE_BYTES ? align : CENOTE_GRANULE_BYTES;
+    return (op->size_bytes + natural - 1) / natural * natural + align - natural;
 }
 
 static uint64_t offset_in(const cenote_pool *pool, const void *data, const struct cli_trace_op *op)

@@ -146,10 +146,11 @@ CENOTE_API size_t cenote_budget_explain(cenote_budget *budget, cenote_budget_hol
                                         size_t holder_max);
 
 /** What a block of @p size_bytes costs: whole granules plus their page tables. A plan that adds
- *  these up has an upper bound of what the blocks need while they live, and for pools of parameters
- *  and kv_cache that is the charge to the byte. The other classes commit, where quota and budget
- *  have room, 2 MiB at a time and are charged for that; what is beyond the blocks is idle memory
- *  and given back as soon as anybody needs it. */
+ *  these up has an upper bound of what the blocks need while they live, small ones and their
+ *  book-keeping excepted; and for pools of parameters and kv_cache, or with exact_runs, that is the
+ *  charge to the byte. The other classes commit, where quota and budget have room, 2 MiB at a time
+ *  and are charged for that; what is beyond the blocks is idle memory and given back as soon as
+ *  anybody needs it. */
 CENOTE_API uint64_t cenote_pool_charge_bytes(uint64_t size_bytes);
 
 /* ---- pools ---- */
@@ -166,11 +167,13 @@ typedef struct cenote_pool_options {
                                image_features 30, text_embeddings 40, attention 50, activations 60,
                                kv_cache 70, parameters 80 */
     uint32_t debug_level; /**< 0 to 3 (cenote/debug.h); 0 means what CENOTE_DEBUG says */
+    uint32_t exact_runs;  /**< 1: no small blocks and no caches whatever the class, so that each
+                             block is charged as cenote_pool_charge_bytes() says */
 } cenote_pool_options;
 #define CENOTE_POOL_OPTIONS_VERSION 2u
 #define CENOTE_POOL_OPTIONS_INIT                                                                   \
     {                                                                                              \
-        CENOTE_POOL_OPTIONS_VERSION, CENOTE_CLASS_GENERAL, 0, 0, 0                                 \
+        CENOTE_POOL_OPTIONS_VERSION, CENOTE_CLASS_GENERAL, 0, 0, 0, 0                              \
     }
 
 /** What cenote_pool_create() charges for the pool itself (book-keeping and page tables) with this
@@ -182,29 +185,38 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_create(cenote_budget *bud
                                                               cenote_pool **out_pool,
                                                               cenote_error *err);
 
-/** Gives everything back. @return the number of blocks that were still allocated. NULL is fine. */
+/** Gives everything back. Other threads may live on that have used the pool, and must not use it
+ *  now. @return the number of blocks that were still allocated. NULL is fine. */
 CENOTE_API size_t cenote_pool_destroy(cenote_pool *pool);
 
-/** Gives @p size_bytes (> 0) from @p pool, aligned to 64 KiB, in whole granules, with undefined
- *  content (debug builds poison it; ASan builds also poison what follows @p size_bytes).
+/** Gives @p size_bytes (> 0) from @p pool with undefined content (debug builds poison it; ASan
+ *  builds also poison what follows @p size_bytes).
+ *
+ *  In whole granules, aligned to 64 KiB; but in pools of image_features, text_embeddings and
+ * general what is up to 1 MiB is rounded to one of eight sizes for each doubling, 256 B at least,
+ * and aligned to any power of two up to 64 KiB that divides @p size_bytes, 64 B at least. There
+ * blocks of up to 1 MiB that are freed stay at hand for the thread that freed them; all threads'
+ * together are 1 % of the budget at most.
  *  @param out_data  set on success only; release with cenote_pool_free()
  *  Ownership: the caller's until freed; the pool must outlive it.
  *  Errors: CENOTE_E_INVAL (0 bytes), CENOTE_E_BUDGET (quota or budget, and the largest hole, in
  *  err), CENOTE_E_NOMEM (the system refused a commit). Nothing stays charged on failure.
- *  Threads: any.  Cost: O(log range); system calls only for memory not yet committed.
- */
+ *  Threads: any.  Cost: a few nanoseconds, without a lock, for a block that the thread has at hand;
+ *  else O(log range); system calls only for memory not yet committed. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes,
                                                              void **out_data, cenote_error *err);
 
 /** Frees a block; it stays committed and charged until the budget needs it, it decays or the pool
- *  is trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts. */
+ *  is trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts.
+ *  Threads: any, whoever allocated it. A thread that ends gives back what it has at hand. */
 CENOTE_API void cenote_pool_free(cenote_pool *pool, void *data);
 
 /** Where a block lies in the pool: its address less that of the pool's range, which no machine and
  *  no run changes. @p data must be a block of the pool.  Threads: any.  Cost: O(1). */
 CENOTE_API uint64_t cenote_pool_offset(const cenote_pool *pool, const void *data);
 
-/** Decommits all free memory of the pool and uncharges it. @return the bytes given back. */
+/** Decommits all free memory of the pool and uncharges it, but for what other threads have at hand:
+ *  that follows when they next find nothing there. @return the bytes given back. */
 CENOTE_API uint64_t cenote_pool_trim(cenote_pool *pool);
 
 /** Moves the quota. Idle memory above a lower one is given back, and free tensors that caches keep
@@ -240,10 +252,10 @@ typedef struct cenote_pool_stats {
     cenote_class class_id;
     uint32_t priority;
     uint64_t quota_bytes;
-    uint64_t requested_bytes; /**< live, as asked for */
-    uint64_t requested_peak_bytes;
+    uint64_t requested_bytes;      /**< live, as asked for; small ones by the mean of their class */
+    uint64_t requested_peak_bytes; /**< small ones, and those at hand, as rounded */
     uint64_t requested_total_bytes;
-    uint64_t used_bytes; /**< live, in whole granules */
+    uint64_t used_bytes; /**< live or at hand for a thread, in whole granules */
     uint64_t used_peak_bytes;
     uint64_t used_total_bytes;
     uint64_t committed_bytes; /**< resident: this as soon as the blocks are written (Linux 5.14) */
@@ -256,6 +268,8 @@ typedef struct cenote_pool_stats {
     uint64_t largest_hole_bytes;   /**< longest free run, committed or not */
     double internal_fragmentation; /**< of used_bytes, what nobody asked for; 0 when empty */
     double external_fragmentation; /**< of the range up to the last block, what is in none */
+    uint64_t thread_cached_bytes;  /**< of used_bytes, what threads have at hand */
+    uint64_t small_metadata_bytes; /**< charged for the book-keeping of small blocks */
 } cenote_pool_stats;
 CENOTE_API void cenote_pool_stats_get(const cenote_pool *pool, cenote_pool_stats *out_stats);
 

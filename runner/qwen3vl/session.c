@@ -16,6 +16,7 @@ static cenote_status create_pool(qwen_run *run, cenote_class class_id, uint64_t 
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
     options.class_id = class_id;
     options.quota_bytes = quota_bytes;
+    options.exact_runs = 1; /* the plan counts features to the byte too */
     return cenote_pool_create(run->model->budget, &options, out_pool, err);
 }
 

@@ -176,6 +176,7 @@ cenote_status qwen_speed_measure_disk(qwen_model *model, cenote_io_engine engine
 {
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
     options.quota_bytes = (16u << 20) + 32 * model->panel_bytes_max;
+    options.class_id = CENOTE_CLASS_ACTIVATIONS;
     cenote_pool *pool;
     cenote_disk_speed disk;
     cenote_status status = cenote_pool_create(model->budget, &options, &pool, err);
@@ -195,7 +196,7 @@ cenote_status qwen_speed_measure_kernels(cenote_budget *budget, uint32_t thread_
                                          qwen_speed *speed, cenote_error *err)
 {
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    options.class_id = CENOTE_CLASS_GENERAL;
+    options.class_id = CENOTE_CLASS_ACTIVATIONS;
     options.quota_bytes = 2 * PANELS * PANEL_BYTES + (16u << 20);
     cenote_pool *pool;
     cenote_team *team = NULL;

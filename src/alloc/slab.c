@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "alloc/slab.h"
+#include "base/compiler.h"
 
 #define NO_PAGE    UINT32_MAX
 #define WORD_BITS  64u
@@ -45,12 +46,13 @@ static struct cn_slab_shape shape_of(uint32_t size_class)
     }
 }
 
-void cn_slabs_init(struct cn_slabs *slabs, uint8_t *classes, uint64_t *free_pages,
+void cn_slabs_init(struct cn_slabs *slabs, uint8_t *classes, uint64_t *free_pages, uint8_t *reach,
                    struct cn_slab_page *pages)
 {
     memset(slabs, 0, sizeof *slabs);
     slabs->classes = classes;
     slabs->free_pages = free_pages;
+    slabs->reach = reach;
     slabs->pages = pages;
     for (uint32_t c = 1; c < CN_CLASS_RUN_FIRST; c++) {
         slabs->with_room[c] = NO_PAGE;
@@ -74,8 +76,17 @@ static uint32_t alignment_of(uint32_t page_count)
 
 /* ---- runs of pages ---- */
 
-/* Bits at which runs of @p count set bits begin, inside of the word. */
-static uint64_t run_starts(uint64_t bits, uint32_t count)
+/* A word of pages and the next one. */
+__extension__ typedef unsigned __int128 two_words;
+
+static two_words two_words_at(const struct cn_slabs *slabs, uint64_t word)
+{
+    uint64_t next = word + 1 < slabs->word_end ? slabs->free_pages[word + 1] : 0;
+    return (two_words)next << WORD_BITS | slabs->free_pages[word];
+}
+
+/* Bits at which runs of @p count set bits begin. */
+static two_words run_starts(two_words bits, uint32_t count)
 {
     for (uint32_t known = 1; known < count;) {
         uint32_t step = known < count - known ? known : count - known;
@@ -83,6 +94,49 @@ static uint64_t run_starts(uint64_t bits, uint32_t count)
         known += step;
     }
     return bits;
+}
+
+/* The length of the longest run that begins in the lower word, up to WORD_BITS: doubled for as long
+ * as there is one, then what is left by halves. */
+static uint32_t longest_run(two_words bits)
+{
+    uint32_t length = 0;
+    two_words at[7]; /* starts of runs of 1, 2, 4 .. 64 */
+    uint32_t level = 0;
+    at[0] = bits;
+    if ((uint64_t)bits == 0)
+        return 0;
+    while (level < 6 && (uint64_t)(at[level] & at[level] >> (1u << level)) != 0) {
+        at[level + 1] = at[level] & at[level] >> (1u << level);
+        level++;
+    }
+    length = 1u << level;
+    for (two_words starts = at[level]; level-- > 0;) {
+        two_words longer = starts & at[level] >> length;
+        if ((uint64_t)longer == 0)
+            continue;
+        starts = longer;
+        length += 1u << level;
+    }
+    return length < WORD_BITS ? length : WORD_BITS;
+}
+
+/* The first word from @p word on whose reach is @p count (at most 64) or more, or the end. Eight
+ * bytes at a time: adding 128 - count carries into the top bit of those. */
+static uint64_t word_reaching(const struct cn_slabs *slabs, uint64_t word, uint32_t count)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    for (; word < slabs->word_end && word % 8 != 0; word++)
+        if (slabs->reach[word] >= count)
+            return word;
+    for (; word < slabs->word_end; word += 8) {
+        uint64_t eight;
+        memcpy(&eight, slabs->reach + word, sizeof eight);
+        uint64_t hits = (CN_LITTLE_ENDIAN_64(eight) + (128 - count) * ones) & 128 * ones;
+        if (hits != 0)
+            return word + (uint64_t)__builtin_ctzll(hits) / 8;
+    }
+    return slabs->word_end;
 }
 
 /* The lowest run of free pages, aligned; false when there is none. */
@@ -94,30 +148,17 @@ static bool find_pages(struct cn_slabs *slabs, uint32_t count, uint32_t *out_pag
         [4] = UINT64_C(0x1111111111111111),
         [8] = UINT64_C(0x0101010101010101),
     };
-    uint64_t words = (slabs->covered_granules + 7) / 8;
-    uint32_t align = alignment_of(count);
-    uint32_t before = 0; /* free pages just below the word, since the hint */
-    for (uint64_t w = slabs->word_hint[count]; w < words; w++) {
-        uint64_t bits = slabs->free_pages[w];
-        if (before > 0) {
-            uint64_t start = (w * WORD_BITS - before + align - 1) / align * align;
-            uint64_t end =
-                w * WORD_BITS + (~bits == 0 ? WORD_BITS : (uint32_t)__builtin_ctzll(~bits));
-            if (start < w * WORD_BITS && end - start >= count) {
-                slabs->word_hint[count] = (uint32_t)(start / WORD_BITS);
-                *out_page = (uint32_t)start;
-                return true;
-            }
-        }
-        uint64_t starts = run_starts(bits, count) & aligned_bits[align];
-        if (starts != 0) {
-            slabs->word_hint[count] = (uint32_t)w;
-            *out_page = (uint32_t)(w * WORD_BITS + (uint64_t)__builtin_ctzll(starts));
-            return true;
-        }
-        before = ~bits == 0 ? WORD_BITS : (uint32_t)__builtin_clzll(~bits);
+    uint64_t w = word_reaching(slabs, slabs->word_hint[count], count);
+    for (; w < slabs->word_end; w = word_reaching(slabs, w + 1, count)) {
+        uint64_t starts = (uint64_t)run_starts(two_words_at(slabs, w), count);
+        starts &= aligned_bits[alignment_of(count)];
+        if (starts == 0)
+            continue;
+        slabs->word_hint[count] = (uint32_t)w;
+        *out_page = (uint32_t)(w * WORD_BITS + (uint64_t)__builtin_ctzll(starts));
+        return true;
     }
-    slabs->word_hint[count] = (uint32_t)words;
+    slabs->word_hint[count] = (uint32_t)w;
     return false;
 }
 
@@ -134,6 +175,9 @@ static void pages_change(struct cn_slabs *slabs, uint64_t first, uint64_t count,
         page += here;
     }
     slabs->free_page_count += to_free ? count : 0 - count;
+    uint64_t word = first / WORD_BITS, last = (first + count - 1) / WORD_BITS;
+    for (word -= word > 0; word <= last; word++)
+        slabs->reach[word] = (uint8_t)longest_run(two_words_at(slabs, word));
 }
 
 static void pages_free(struct cn_slabs *slabs, uint64_t first, uint64_t count)
@@ -170,6 +214,8 @@ static struct cn_run return_granules(struct cn_slabs *slabs, uint64_t first, uin
 void cn_slabs_lend(struct cn_slabs *slabs, struct cn_run run)
 {
     assert(run.first + run.count <= slabs->covered_granules);
+    uint64_t end = (run.first + run.count + CN_SLAB_WORD_GRANULES - 1) / CN_SLAB_WORD_GRANULES;
+    slabs->word_end = slabs->word_end < end ? end : slabs->word_end;
     pages_free(slabs, run.first * CN_SLAB_GRANULE_PAGES, run.count * CN_SLAB_GRANULE_PAGES);
     slabs->lent_granules += run.count;
 }
@@ -260,6 +306,7 @@ uint32_t cn_slabs_take(struct cn_slabs *slabs, uint32_t size_class, uint32_t cou
             list_remove(slabs, size_class, page);
     }
     slabs->taken[size_class] += taken;
+    slabs->taken_bytes += taken * cn_class_bytes(size_class);
     return taken;
 }
 
@@ -300,6 +347,7 @@ struct cn_run cn_slabs_give(struct cn_slabs *slabs, uint32_t id)
     uint32_t size_class = slabs->classes[page];
     struct cn_slab_shape shape = slabs->shapes[size_class];
     slabs->taken[size_class]--;
+    slabs->taken_bytes -= cn_class_bytes(size_class);
     if (shape.block_count == 1)
         return slab_close(slabs, page, shape.page_count);
     struct cn_slab_page *slab = &slabs->pages[page];
@@ -320,6 +368,7 @@ void cn_slabs_enter_run(struct cn_slabs *slabs, uint64_t granule, uint32_t size_
     assert(granule < slabs->covered_granules && size_class >= CN_CLASS_RUN_FIRST);
     slabs->classes[granule * CN_SLAB_GRANULE_PAGES] = (uint8_t)size_class;
     slabs->taken[size_class]++;
+    slabs->taken_bytes += cn_class_bytes(size_class);
 }
 
 void cn_slabs_remove_run(struct cn_slabs *slabs, uint64_t granule)
@@ -327,6 +376,7 @@ void cn_slabs_remove_run(struct cn_slabs *slabs, uint64_t granule)
     uint8_t *size_class = &slabs->classes[granule * CN_SLAB_GRANULE_PAGES];
     assert(*size_class >= CN_CLASS_RUN_FIRST && *size_class <= CN_CLASS_LAST);
     slabs->taken[*size_class]--;
+    slabs->taken_bytes -= cn_class_bytes(*size_class);
     *size_class = 0;
 }
 
@@ -410,6 +460,22 @@ static const char *check_hints(const struct cn_slabs *slabs)
     return NULL;
 }
 
+/* By counting. */
+static const char *check_reach(const struct cn_slabs *slabs)
+{
+    uint64_t length = 0; /* of the run of free pages from the page on */
+    for (uint64_t word = slabs->word_end; word-- > 0;) {
+        uint64_t longest = 0;
+        for (uint64_t page = (word + 1) * WORD_BITS; page-- > word * WORD_BITS;) {
+            length = page_free(slabs, page) ? length + 1 : 0;
+            longest = longest < length ? length : longest;
+        }
+        if (slabs->reach[word] != (longest < WORD_BITS ? longest : WORD_BITS))
+            return "a word's longest run of free pages is another";
+    }
+    return NULL;
+}
+
 const char *cn_slabs_check(const struct cn_slabs *slabs)
 {
     uint64_t taken[CN_CLASS_LAST + 1] = {0}, lent = 0, free_count = 0, with_room = 0, listed = 0;
@@ -442,8 +508,15 @@ const char *cn_slabs_check(const struct cn_slabs *slabs)
         return "lent granules or free pages miscounted";
     if (memcmp(taken, slabs->taken, sizeof taken) != 0)
         return "blocks of a class miscounted";
+    uint64_t taken_bytes = 0;
+    for (uint32_t c = 1; c <= CN_CLASS_LAST; c++)
+        taken_bytes += taken[c] * cn_class_bytes(c);
+    if (taken_bytes != slabs->taken_bytes)
+        return "taken bytes miscounted";
     const char *broken = check_lists(slabs, &listed);
     if (broken == NULL && listed != with_room)
         broken = "a slab with room is in no list";
+    if (broken == NULL)
+        broken = check_reach(slabs);
     return broken != NULL ? broken : check_hints(slabs);
 }

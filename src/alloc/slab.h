@@ -4,11 +4,12 @@
  * A pure algorithm over the integer range [0, granule_count) of 64 KiB granules: it moves no
  * memory, takes no lock and makes no system call. Its owner lends granules when a request finds no
  * room, and has each back at once when nothing in it is taken any more. The metadata is the owner's
- * memory, three arrays beside the range, which must be there (and was zero at first) for lent
+ * memory, four arrays beside the range, which must be there (and was zero at first) for lent
  * granules only:
  *
  *   classes[page]     [0, covered_granules), for whoever frees looks there first
  *   free_pages, bits  [0, covered_granules)
+ *   reach, by word of free_pages; the same
  *   pages[page]       of lent granules
  *
  * A block is named by its id: its offset in units of 64 bytes. A range has 256 GiB at most.
@@ -49,9 +50,12 @@ struct cn_slabs {
     uint64_t covered_granules; /* the owner's to raise */
     uint8_t *classes;
     uint64_t *free_pages;
+    uint8_t *reach; /* by word: the longest run of free pages that begins there; 64: or longer */
     struct cn_slab_page *pages;
+    uint64_t word_end; /* no granule of a word from here on was ever lent */
     uint64_t lent_granules;
     uint64_t free_page_count;
+    uint64_t taken_bytes;
     uint64_t taken[CN_CLASS_LAST + 1];      /* blocks, by class */
     uint32_t with_room[CN_CLASS_RUN_FIRST]; /* by class: a slab that has room */
     struct cn_slab_shape shapes[CN_CLASS_RUN_FIRST];
@@ -61,9 +65,10 @@ struct cn_slabs {
 /* Metadata for each granule of the range, by array; together 0.21 %. */
 #define CN_SLAB_CLASSES_BYTES    CN_SLAB_GRANULE_PAGES
 #define CN_SLAB_FREE_PAGES_BYTES 1u
+#define CN_SLAB_WORD_GRANULES    8u /* a word of free_pages, and a byte of reach */
 #define CN_SLAB_PAGES_BYTES      (CN_SLAB_GRANULE_PAGES * sizeof(struct cn_slab_page))
 
-void cn_slabs_init(struct cn_slabs *slabs, uint8_t *classes, uint64_t *free_pages,
+void cn_slabs_init(struct cn_slabs *slabs, uint8_t *classes, uint64_t *free_pages, uint8_t *reach,
                    struct cn_slab_page *pages);
 
 /* Takes up to @p count blocks of a class below CN_CLASS_RUN_FIRST. @return how many there were. */

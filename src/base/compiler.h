@@ -5,6 +5,7 @@
 
 #define CN_CACHE_LINE_BYTES 64
 #define CN_ALIGNED(bytes)   __attribute__((aligned(bytes)))
+#define CN_NOINLINE         __attribute__((noinline))
 #define CN_LIKELY(x)        __builtin_expect(!!(x), 1)
 #define CN_UNLIKELY(x)      __builtin_expect(!!(x), 0)
 #define CN_ARRAY_COUNT(a)   (sizeof(a) / sizeof((a)[0]))

@@ -18,6 +18,13 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+/* Whether anything below does something. */
+#if defined(CN_ASAN) || defined(CN_DEBUG)
+#define CN_POISON 1
+#else
+#define CN_POISON 0
+#endif
+
 /* All ones is a NaN in f32, f16 and bf16: a kernel that reads what it never wrote says so. */
 #define CN_POISON_FRESH 0xff
 #define CN_POISON_FREED 0xdb

@@ -102,6 +102,39 @@ void cenote_budget_uncharge(cenote_budget *budget, uint64_t size_bytes)
     pthread_mutex_unlock(&budget->lock);
 }
 
+/* ---- caches of threads ---- */
+
+#define CACHE_SHARE 100u /* a hundredth of the limit */
+
+bool cn_budget_cache_take(cenote_budget *budget, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&budget->lock);
+    bool fits = budget->cache_bytes + size_bytes <= budget->limit_bytes / CACHE_SHARE;
+    if (fits)
+        budget->cache_bytes += size_bytes;
+    pthread_mutex_unlock(&budget->lock);
+    return fits;
+}
+
+void cn_budget_cache_give(cenote_budget *budget, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&budget->lock);
+    assert(size_bytes <= budget->cache_bytes);
+    budget->cache_bytes -= size_bytes;
+    pthread_mutex_unlock(&budget->lock);
+}
+
+/* Nothing is published with it: a cache that sees it late gives up late. */
+void cn_budget_cache_call(cenote_budget *budget)
+{
+    atomic_fetch_add_explicit(&budget->cache_epoch, 1, memory_order_relaxed);
+}
+
+uint64_t cn_budget_cache_epoch(const cenote_budget *budget)
+{
+    return atomic_load_explicit(&budget->cache_epoch, memory_order_relaxed);
+}
+
 cenote_status cenote_budget_charge(cenote_budget *budget, uint64_t size_bytes, const char *what,
                                    cenote_error *err)
 {
@@ -121,7 +154,10 @@ cenote_status cenote_budget_limit_set(cenote_budget *budget, uint64_t limit_byte
         bool fits = charged <= limit_bytes && limit_bytes > 0;
         if (fits)
             budget->limit_bytes = limit_bytes;
+        bool caches_fit = budget->cache_bytes <= budget->limit_bytes / CACHE_SHARE;
         pthread_mutex_unlock(&budget->lock);
+        if (fits && !caches_fit)
+            cn_budget_cache_call(budget);
         if (fits)
             return CENOTE_OK;
         /* Room for what is left under the old limit and for what is above the new one. */

@@ -60,6 +60,14 @@ struct cn_budget_client {
 void cn_budget_register(cenote_budget *budget, struct cn_budget_client *client);
 void cn_budget_unregister(cenote_budget *budget, struct cn_budget_client *client);
 
+/* Caches of threads (thread_cache.h) buy the bytes that they may hold; together 1 % of the limit.
+ * Any lock may be held. */
+bool cn_budget_cache_take(cenote_budget *budget, uint64_t size_bytes);
+void cn_budget_cache_give(cenote_budget *budget, uint64_t size_bytes);
+/* Whoever finds another epoch than the last time gives up its caches. */
+void cn_budget_cache_call(cenote_budget *budget);
+uint64_t cn_budget_cache_epoch(const cenote_budget *budget);
+
 /* Metadata: exact accounting, charged before it is committed, all freed with the arena.
  * Grows in 64 KiB steps inside a reservation of reserve_bytes, so addresses never change. */
 struct cn_arena;

@@ -7,11 +7,13 @@
 #define CN_POOL_BUDGET_IMPL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "pool/budget.h"
 
 struct cenote_budget {
     struct cn_os *os;
+    _Atomic uint64_t cache_epoch; /* grows when somebody needs what caches of threads hold */
     pthread_mutex_t clients_lock;
     struct cn_budget_client *clients; /* clients_lock; by step, then priority, then age */
     pthread_mutex_t lock;
@@ -19,6 +21,7 @@ struct cenote_budget {
     uint64_t charged_bytes;
     uint64_t charged_peak_bytes;
     uint64_t refused_count;
+    uint64_t cache_bytes; /* what caches of threads may hold, as bought */
     cenote_reclaim_stats reclaim[CENOTE_RECLAIM_COUNT];
 };
 

@@ -134,7 +134,7 @@ static uint64_t drop(cenote_pool *pool, struct cn_tensors *tensors, struct cn_te
     uint64_t size_bytes = slot->size_bytes;
     mark_dropped(tensors, slot);
     pthread_mutex_unlock(&pool->lock);
-    cenote_pool_free(pool, data);
+    cn_pool_free_now(pool, data);
     pthread_mutex_lock(&pool->lock);
     return size_bytes;
 }

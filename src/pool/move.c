@@ -22,6 +22,7 @@
 #include "base/poison.h"
 #include "pool/debug.h"
 #include "pool/move.h"
+#include "pool/small.h"
 
 static char *address_of(const cenote_pool *pool, uint64_t granule)
 {
@@ -51,6 +52,7 @@ static void rewrite(cenote_pool *pool, struct cn_run block, struct cn_run place)
     cn_page_runs_free(&pool->runs, block);
     cn_page_runs_take(&pool->runs, place);
     pool->slack_bytes[place.first] = slack_bytes;
+    cn_small_moved(pool, block, place.first);
     if (pool->debug != NULL)
         cn_debug_moved(pool, block.first * GRANULE_BYTES, place.first * GRANULE_BYTES);
 }
@@ -81,7 +83,8 @@ static enum cn_move_result give_up(cenote_pool *pool, struct cn_run block, struc
     }
     pool->os->ops->memory_decommit(pool->os, address_of(pool, place.first),
                                    place.count * GRANULE_BYTES);
-    pool->counts.requested_bytes -= asked_bytes(pool, block);
+    if (!cn_small_lost(pool, block.first))
+        pool->counts.requested_bytes -= asked_bytes(pool, block);
     cn_page_runs_free(&pool->runs, block);
     cn_pool_decommit(pool, block);
     if (pool->debug != NULL)

@@ -4,6 +4,7 @@
  *   reservation, twice the quota   | block | idle | block |      | block | ............... |
  *                                     committed and charged   PROT_NONE     never touched
  *   metadata (own arena)           [pool | bitmaps | slack of each block]
+ *   of small blocks (small.h)      [caches of threads | pages, slabs]            if there are any
  *
  * The reservation is twice the quota because address space is free and fragmentation is not: a
  * request within the quota finds a run even when the holes between live blocks are too short.
@@ -17,6 +18,7 @@
 #include "pool/class_policy.h"
 #include "pool/debug.h"
 #include "pool/tensor_table.h"
+#include "pool/thread_cache.h"
 #include "pool/watch.h"
 
 /* Without a quota and a limit: what to reserve, and to keep metadata for. */
@@ -137,7 +139,11 @@ static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options
     pool->reserve_bytes = g->reserve_bytes;
     pool->class_id = options->class_id;
     pool->number = atomic_fetch_add(&pool_count, 1);
-    pool->whole_chunks = cn_class_policy(options->class_id)->whole_chunks;
+    const struct cn_class_policy *policy = cn_class_policy(options->class_id);
+    pool->whole_chunks = policy->whole_chunks && !options->exact_runs;
+    pool->small_blocks =
+        policy->small_blocks && !options->exact_runs && g->granule_count <= CN_SLAB_GRANULES_MAX;
+    pool->id = (uint64_t)pool->number + 1;
     pool->quota_granules = g->quota_granules;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_mutex_init(&pool->tensors_lock, NULL);
@@ -216,7 +222,9 @@ size_t cenote_pool_destroy(cenote_pool *pool)
     if (pool->debug != NULL)
         cn_debug_close(pool);
     cn_budget_unregister(budget, &pool->client);
-    size_t live = (size_t)pool->runs.block_count;
+    size_t live = (size_t)cn_pool_live_count(pool);
+    cn_thread_cache_forget_pool(pool);
+    cn_small_close(pool);
     uint64_t charge = pool->charged_bytes +
                       range_charge_of(&(struct geometry){.reserve_bytes = pool->reserve_bytes});
     forget_poison(pool);

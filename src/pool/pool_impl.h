@@ -3,6 +3,7 @@
  *
  *   pool.c         create, destroy; sizes that follow from a quota
  *   pool_alloc.c   alloc, free
+ *   thread_cache.c, small.c  blocks of a size class: caches of threads, then slabs
  *   pool_retain.c  what is committed: charging, committing, the quota, giving idle memory back
  *   pool_stats.c   statistics, check
  *   debug.c, debug_table.c, finding.c  debug levels
@@ -12,10 +13,12 @@
 #define CN_POOL_POOL_IMPL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include <cenote/tensor.h>
 
 #include "alloc/page_runs.h"
+#include "base/compiler.h"
 #include "pool/budget.h"
 
 #define GRANULE_BYTES    ((uint64_t)CENOTE_GRANULE_BYTES)
@@ -36,14 +39,21 @@ struct cenote_pool {
     cenote_budget *budget;
     struct cn_os *os;
     struct cn_arena *arena; /* holds this struct too */
-    char *base;
     uint64_t reserve_bytes;
     struct cn_debug *debug; /* NULL: level 0 */
     cenote_class class_id;
     uint32_t number;   /* in the process, by age; for traces */
     bool whole_chunks; /* commits 2 MiB at a time */
+    bool small_blocks;
 
-    pthread_mutex_t lock;
+    /* What the fast paths of alloc and free look at (thread_cache.h); hardly ever written. */
+    CN_ALIGNED(CN_CACHE_LINE_BYTES) uint64_t id; /* number + 1; in slots of threads */
+    char *base;
+    uint8_t *classes;               /* by page of 8 KiB; release with covered_bytes */
+    _Atomic uint64_t covered_bytes; /* of the range, by classes; lock to write */
+
+    CN_ALIGNED(CN_CACHE_LINE_BYTES) pthread_mutex_t lock;
+    struct cn_small *small;   /* lock, and what follows; made by the first small block */
     struct cn_page_runs runs; /* lock, and what follows */
     uint16_t *slack_bytes;    /* by a block's first granule: whole granules less what was asked */
     uint64_t quota_granules;
@@ -65,6 +75,16 @@ struct cenote_pool {
 CENOTE_MUST_CHECK cenote_status cn_pool_block_alloc(cenote_pool *pool, uint64_t size_bytes,
                                                     void **out_data, cenote_error *err);
 void cn_pool_block_free(cenote_pool *pool, void *data);
+/* As cenote_pool_free(), but nothing stays at hand for the thread: who frees wants the room. */
+void cn_pool_free_now(cenote_pool *pool, void *data);
+
+/* After something was taken. Pool locked. */
+void cn_pool_raise_peaks(cenote_pool *pool);
+
+/* ---- pool_stats.c ---- */
+
+/* Blocks that somebody has. Pool locked, or nobody else's. */
+uint64_t cn_pool_live_count(const cenote_pool *pool);
 
 /* Frees a block that is a run of its own; it stays committed. Pool locked; told to nobody. */
 void cn_pool_free_run(cenote_pool *pool, struct cn_run run);

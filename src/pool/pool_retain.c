@@ -34,6 +34,7 @@
 #include "base/poison.h"
 #include "pool/compact.h"
 #include "pool/debug.h"
+#include "pool/thread_cache.h"
 #include "pool/watch.h"
 
 /* Decay looks at one chunk when so much was handed out. */
@@ -169,6 +170,7 @@ uint64_t cenote_pool_trim(cenote_pool *pool)
     cn_watch_tell(pool, CENOTE_TRACE_TRIM, NULL, 0, 0);
     if (pool->debug != NULL)
         (void)cn_debug_flush(pool);
+    (void)cn_thread_cache_give_up(pool);
     return cn_pool_give_parts(&pool->client, UINT64_MAX);
 }
 

@@ -13,6 +13,9 @@
  * the first two change the budget; the others turn live bytes into idle ones. So a rung is climbed
  * by asking one client and then sweeping idle memory, and no more is given up than is wanted.
  *
+ * Before the first rung the asking thread gives up its caches of small blocks (thread_cache.h), and
+ * tries again; the caches of other threads, 1 % of the budget, cannot be had at once.
+ *
  * A request that all of it together would not satisfy disturbs nobody: what could come back has an
  * upper bound (what pools charge, less the live bytes that nobody may drop), and that is looked at
  * first.
@@ -25,6 +28,7 @@
 #include <stdio.h>
 
 #include "pool/budget_impl.h"
+#include "pool/thread_cache.h"
 
 const char *cenote_reclaim_step_text(cenote_reclaim_step step)
 {
@@ -138,6 +142,8 @@ static uint64_t ask(cenote_budget *budget, cenote_reclaim_step step,
                     uint64_t want_bytes)
 {
     uint64_t given = give(client, want_bytes);
+    if (given > 0 && step > CENOTE_RECLAIM_IDLE) /* what it freed is at hand for this thread */
+        (void)cn_thread_cache_give_up_all(budget);
     pthread_mutex_lock(&budget->lock);
     cenote_reclaim_stats *stats = &budget->reclaim[step];
     stats->asked_count++;
@@ -209,6 +215,8 @@ static uint64_t climb(cenote_budget *budget, const cenote_pool *asker, uint64_t 
 
 bool cn_budget_make_room(cenote_budget *budget, const cenote_pool *asker, uint64_t size_bytes)
 {
+    if (cn_thread_cache_give_up_all(budget) > 0)
+        return true;
     pthread_mutex_lock(&budget->clients_lock);
     uint64_t want = shortage_bytes(budget, size_bytes);
     bool helped = want == 0; /* others made room meanwhile */
@@ -233,6 +241,8 @@ static bool ask_keepers(cenote_budget *budget, const cenote_pool *pool,
 bool cn_budget_make_quota(cenote_budget *budget, const cenote_pool *asker, uint64_t want_bytes)
 {
     bool helped = false;
+    if (cn_thread_cache_give_up_all(budget) > 0)
+        return true;
     pthread_mutex_lock(&budget->clients_lock);
     for (struct cn_budget_client *c = budget->clients; c != NULL; c = c->next) {
         if (c->pool != asker)
@@ -250,6 +260,8 @@ bool cn_budget_make_quota(cenote_budget *budget, const cenote_pool *asker, uint6
 /* Moving blocks costs microseconds and loses nothing: before anything is dropped. */
 bool cn_budget_make_hole(cenote_budget *budget, const cenote_pool *asker, uint64_t hole_bytes)
 {
+    if (cn_thread_cache_give_up_all(budget) > 0)
+        return true;
     pthread_mutex_lock(&budget->clients_lock);
     bool helped =
         ask_keepers(budget, asker, CENOTE_RECLAIM_COMPACTION, CENOTE_RECLAIM_COMPACTION,

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "pool/small.h"
 #include "pool/tensor_table.h"
 
 /* ---- shapes ---- */
@@ -80,7 +81,8 @@ static void own_block(const cenote_pool *pool, struct cn_tensors *tensors, uint3
     uint64_t offset = (uint64_t)(tensors->slots[index].data - pool->base);
     struct cn_run run;
     if (offset % GRANULE_BYTES == 0 &&
-        cn_page_runs_block(&pool->runs, offset / GRANULE_BYTES, &run))
+        cn_page_runs_block(&pool->runs, offset / GRANULE_BYTES, &run) &&
+        !cn_small_shares(pool, run.first))
         tensors->owners[run.first] = index + 1;
 }
 

@@ -524,6 +524,7 @@ cenote_status cenote_pack_verify(cenote_pack *pack, cenote_budget *budget,
     void *slot;
     if (options == NULL)
         options = &defaults;
+    pool_options.class_id = CENOTE_CLASS_PARAMETERS;
     cenote_status status = cenote_pool_create(budget, &pool_options, &pool, err);
     if (status != CENOTE_OK)
         return status;

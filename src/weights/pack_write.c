@@ -143,6 +143,7 @@ static cenote_status take_memory(struct pack_writer *w, cenote_budget *budget, c
     w->entries = cn_arena_alloc(w->arena, entries_bytes, 8, err);
     if (w->sources == NULL || w->entries == NULL)
         return err->status;
+    pool.class_id = CENOTE_CLASS_PARAMETERS;
     status = cenote_pool_create(budget, &pool, &w->pool, err);
     if (status == CENOTE_OK)
         status = cenote_pool_alloc(w->pool, w->slot_bytes, &w->slot, err);

@@ -96,7 +96,10 @@ static uint64_t books_bytes(const struct world *w)
     cenote_tensor_cache_stats cache;
     for (unsigned p = 0; p < POOLS; p++) {
         cenote_tensor_stats_get(w->pools[p], &tensors);
-        sum += cenote_pool_overhead_bytes(quotas[p]) + tensors.table_bytes;
+        cenote_pool_stats pool;
+        cenote_pool_stats_get(w->pools[p], &pool);
+        sum +=
+            cenote_pool_overhead_bytes(quotas[p]) + tensors.table_bytes + pool.small_metadata_bytes;
     }
     cenote_tensor_cache_stats_get(w->cache, CENOTE_CLASS_COUNT, &cache);
     return sum + cache.metadata_bytes;

@@ -28,6 +28,7 @@ struct world {
     struct cn_slabs slabs;
     uint8_t classes[PAGES];
     uint64_t free_pages[(PAGES + 63) / 64];
+    uint8_t reach[(PAGES + 63) / 64 + 7]; /* whole words are read */
     struct cn_slab_page pages[PAGES];
     uint8_t granules[GRANULES]; /* granule_state */
     uint8_t used[UNITS];
@@ -248,7 +249,7 @@ const char *slab_script_run(const uint8_t *bytes, size_t size, size_t *out_step)
     const char *broken = NULL;
     if (w == NULL)
         return "no memory";
-    cn_slabs_init(&w->slabs, w->classes, w->free_pages, w->pages);
+    cn_slabs_init(&w->slabs, w->classes, w->free_pages, w->reach, w->pages);
     w->slabs.covered_granules = GRANULES;
     size_t step = 0;
     for (; broken == NULL && (step + 1) * SLAB_SCRIPT_STEP_BYTES <= size; step++)

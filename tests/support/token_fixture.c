@@ -21,6 +21,7 @@ void token_fixture_init(token_fixture *fixture, uint64_t quota_bytes)
     budget.limit_bytes = 2ull << 30;
     budget.process_bytes = 1 << 20;
     pool.quota_bytes = quota_bytes;
+    pool.exact_runs = 1;
     assert_int_equal(cenote_budget_create(&budget, &fixture->budget, NULL), CENOTE_OK);
     assert_int_equal(cenote_pool_create(fixture->budget, &pool, &fixture->pool, NULL), CENOTE_OK);
 }

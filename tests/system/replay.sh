@@ -129,7 +129,7 @@ fi
 # Compaction: every other block goes, and the next one finds a pool in pieces. A move is a free and an
 # allocation of the recording.
 awk 'BEGIN {
-    for (i = 0; i < 60; i++) print "a", i, 1048576
+    for (i = 0; i < 60; i++) print "a", i, 1500000
     for (i = 0; i < 60; i += 2) print "f", i
     for (i = 100; i < 110; i++) print "a", i, 4194304
 }' >pieces

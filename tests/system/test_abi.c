@@ -20,11 +20,12 @@ static void test_options(void **state)
     SIZE(cenote_budget_options, 32);
     AT(cenote_budget_options, limit_bytes, 8);
     AT(cenote_budget_options, os, 24);
-    SIZE(cenote_pool_options, 24);
+    SIZE(cenote_pool_options, 32);
     AT(cenote_pool_options, class_id, 4);
     AT(cenote_pool_options, quota_bytes, 8);
     AT(cenote_pool_options, priority, 16);
     AT(cenote_pool_options, debug_level, 20);
+    AT(cenote_pool_options, exact_runs, 24);
     SIZE(cenote_kv_options, 32);
     AT(cenote_kv_options, token_count_max, 16);
     AT(cenote_kv_options, dtype, 24);
@@ -80,7 +81,7 @@ static void test_reports(void **state)
     AT(cenote_budget_stats, reclaim, 32);
     SIZE(cenote_budget_holder, 72);
     AT(cenote_budget_holder, quota_bytes, 8);
-    SIZE(cenote_pool_stats, 184);
+    SIZE(cenote_pool_stats, 200);
     SIZE(cenote_tensor_cache_stats, 88);
     AT(cenote_tensor_cache_stats, hit_rate, 80);
     SIZE(cenote_tensor_cache_shape, 112);

@@ -140,7 +140,7 @@ static void test_charges_add_up(void **state)
 static void test_sparse_memory_pays_its_page_tables(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
     uint64_t before = charged(rig);
     void *small[8], *large[8];
     for (unsigned i = 0; i < 8; i++) {
@@ -486,7 +486,7 @@ static bool dies(void (*fn)(const struct rig *), const struct rig *rig)
 
 static void free_twice(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
     void *data = alloc(pool, 1);
     cenote_pool_free(pool, data);
     cenote_pool_free(pool, data);
@@ -494,20 +494,20 @@ static void free_twice(const struct rig *rig)
 
 static void free_inside(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
     cenote_pool_free(pool, (char *)alloc(pool, 2 * GRANULE) + GRANULE);
 }
 
 static void free_stranger(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
     static char stranger;
     cenote_pool_free(pool, &stranger);
 }
 
 static void read_freed(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
     volatile char *data = alloc(pool, GRANULE);
     cenote_pool_free(pool, (void *)(uintptr_t)data);
     (void)data[5];
@@ -515,7 +515,7 @@ static void read_freed(const struct rig *rig)
 
 static void read_trimmed(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
     volatile char *data = alloc(pool, GRANULE);
     cenote_pool_free(pool, (void *)(uintptr_t)data);
     (void)cenote_pool_trim(pool);
@@ -524,7 +524,7 @@ static void read_trimmed(const struct rig *rig)
 
 static void write_past_the_end(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
     volatile char *data = alloc(pool, 100);
     data[104] = 1;
 }
@@ -573,7 +573,7 @@ static void check_resident(uint64_t block_bytes, unsigned count)
     uint64_t start = held_bytes();
     assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
     struct rig rig = {NULL, budget};
-    cenote_pool *pool = make(&rig, CENOTE_CLASS_GENERAL, 256 * MIB);
+    cenote_pool *pool = make(&rig, CENOTE_CLASS_KV_CACHE, 256 * MIB);
     cenote_budget_stats stats;
     for (unsigned i = 0; i < count; i++) {
         blocks[i] = alloc(pool, block_bytes);
@@ -628,7 +628,7 @@ static void test_page_tables_go_with_the_last_piece(void **state)
     options.limit_bytes = UINT64_C(1) << 40;
     options.process_bytes = 1;
     assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
-    cenote_pool *pool = make(&(struct rig){NULL, budget}, CENOTE_CLASS_GENERAL, 256 * MIB);
+    cenote_pool *pool = make(&(struct rig){NULL, budget}, CENOTE_CLASS_KV_CACHE, 256 * MIB);
     assert_int_equal(cenote_process_memory_get(&before, NULL), CENOTE_OK);
     for (unsigned i = 0; i < COUNT; i++) {
         blocks[i] = alloc(pool, MIB);

@@ -36,7 +36,7 @@ static void test_every_size_has_its_class(void **state)
     }
     assert_int_equal(cn_class_bytes(1), CN_CLASS_BYTES_MIN);
     assert_int_equal(cn_class_bytes(CN_CLASS_RUN_FIRST), 512 * KIB);
-    assert_int_equal(cn_class_bytes(CN_CLASS_STEPPED_LAST), MIB);
+    assert_int_equal(cn_class_bytes(CN_CLASS_LAST), MIB);
 }
 
 /* Eight for each doubling: an eighth at most is lost, and never an alignment. */
@@ -66,6 +66,7 @@ struct rig {
     struct cn_slabs slabs;
     uint8_t classes[PAGES];
     uint64_t free_pages[PAGES / 64];
+    uint8_t reach[PAGES / 64 + 7];
     struct cn_slab_page pages[PAGES];
     uint64_t next_granule; /* the owner's bump pointer */
 };
@@ -73,7 +74,7 @@ struct rig {
 static int rig_up(void **state)
 {
     struct rig *rig = calloc(1, sizeof *rig);
-    cn_slabs_init(&rig->slabs, rig->classes, rig->free_pages, rig->pages);
+    cn_slabs_init(&rig->slabs, rig->classes, rig->free_pages, rig->reach, rig->pages);
     rig->slabs.covered_granules = GRANULES;
     *state = rig;
     return 0;
@@ -178,10 +179,11 @@ static void test_check_sees(void **state)
     uint32_t small = take(rig, 256);
     (void)take(rig, 72 * KIB);
     struct rig *wrong = malloc(sizeof *wrong);
-    for (unsigned i = 0; i < 8; i++) {
+    for (unsigned i = 0; i < 9; i++) {
         *wrong = *rig;
         wrong->slabs.classes = wrong->classes;
         wrong->slabs.free_pages = wrong->free_pages;
+        wrong->slabs.reach = wrong->reach;
         wrong->slabs.pages = wrong->pages;
         assert_null(cn_slabs_check(&wrong->slabs));
         switch (i) {
@@ -208,6 +210,9 @@ static void test_check_sees(void **state)
             break;
         case 7:
             wrong->slabs.word_hint[1] = 9;
+            break;
+        case 8:
+            wrong->reach[0]++;
             break;
         }
         if (cn_slabs_check(&wrong->slabs) == NULL)

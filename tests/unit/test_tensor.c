@@ -332,9 +332,10 @@ static void test_table_is_charged(void **state)
     cenote_pool_stats_get(rig->pool, &pool);
     uint64_t table = stats_of(rig->pool).table_bytes;
     assert_true(table >= 300 * sizeof(struct cn_tensor_slot));
-    assert_int_equal(
-        charged(rig),
-        before + pool.committed_bytes / CENOTE_GRANULE_BYTES * CN_GRANULE_CHARGE_BYTES + table);
+    assert_int_equal(charged(rig),
+                     before +
+                         pool.committed_bytes / CENOTE_GRANULE_BYTES * CN_GRANULE_CHARGE_BYTES +
+                         pool.small_metadata_bytes + table);
     for (unsigned i = 300; i < 900; i++)
         tensors[i] = create(rig->pool, 1);
     assert_true(stats_of(rig->pool).table_bytes > table);

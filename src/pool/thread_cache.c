@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The slow paths of thread caches: misses, overflows, beginnings and ends.
+ *
+ * A cache belongs to one thread and one pool and lies in the pool's book-keeping. Two lists know
+ * it, its thread's and its pool's:
+ *
+ *   thread A   cache(pool 1) -> cache(pool 2)            registry lock
+ *   thread B   cache(pool 1)
+ *   pool 1     cache of A -> cache of B                  the pool's lock
+ *
+ * A thread that ends gives all its caches back; a pool that ends takes its caches out of the
+ * threads' lists and leaves their slots as they are, for no pool will have its number again. The
+ * registry lock is taken before a pool's, and after the budget's list of clients. */
+#include "pool/thread_cache.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "base/poison.h"
+#include "pool/budget_impl.h"
+
+/* What a bin grows by, and a batch has, at most, unless that is less than a block. */
+#define BATCH_BYTES 65536u
+/* What a cache may hold, however large the budget. */
+#define CACHE_BYTES_MAX (UINT64_C(8) << 20)
+/* Other bins that are looked at for capacity when the budget has none. */
+#define LOOKS 8u
+
+_Thread_local struct cn_thread_cache_slot cn_thread_cache_slots[CN_THREAD_CACHE_SLOTS]
+    __attribute__((tls_model("initial-exec")));
+
+static _Thread_local struct cn_thread_cache *thread_caches;
+
+static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t exit_once = PTHREAD_ONCE_INIT;
+static pthread_key_t exit_key;
+static bool exit_key_made;
+
+static uint32_t count_of(const struct cn_bin *bin)
+{
+    return atomic_load_explicit(&bin->count, memory_order_relaxed);
+}
+
+/* ---- capacity ---- */
+
+static void sell(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t capacity)
+{
+    uint64_t bytes = (bin->capacity - capacity) * cn_class_bytes((uint32_t)(bin - cache->bins));
+    bin->capacity = capacity;
+    cache->bought_bytes -= bytes;
+    cn_budget_cache_give(cache->pool->budget, bytes);
+}
+
+/* Gives the oldest @p count blocks of a bin back to the pool, which is locked. */
+static void give_oldest(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count)
+{
+    uint32_t left = count_of(bin) - count;
+    for (uint32_t i = 0; i < count; i++) {
+        bool given = cn_small_give(cache->pool, bin->ids[i]);
+        assert(given && "cenote_pool_free: not a block of this pool, or freed twice");
+        (void)given;
+    }
+    memmove(bin->ids, bin->ids + count, left * sizeof bin->ids[0]);
+    atomic_store_explicit(&bin->count, left, memory_order_relaxed);
+}
+
+static void give_oldest_locking(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count)
+{
+    pthread_mutex_lock(&cache->pool->lock);
+    give_oldest(cache, bin, count);
+    pthread_mutex_unlock(&cache->pool->lock);
+}
+
+/* Looks at the next few bins, as the hand of a clock: one that was not used since the last time, or
+ * holds larger blocks, loses half its capacity. So small blocks, of which a byte saves most, are
+ * not crowded out by large ones, and a class that was given up is forgotten. @return whether any
+ * did. */
+static bool take_from_others(struct cn_thread_cache *cache, const struct cn_bin *mine)
+{
+    bool found = false;
+    for (uint32_t looked = 0; looked < LOOKS && !found; looked++) {
+        cache->hand = cache->hand % CN_CLASS_LAST + 1;
+        struct cn_bin *bin = &cache->bins[cache->hand];
+        uint64_t used = atomic_load_explicit(&bin->alloc_count, memory_order_relaxed);
+        bool idle = used == cache->seen[cache->hand];
+        cache->seen[cache->hand] = used;
+        if (bin == mine || bin->capacity == 0 || !(idle || bin > mine))
+            continue;
+        uint32_t keep = bin->capacity / 2;
+        if (count_of(bin) > keep)
+            give_oldest_locking(cache, bin, count_of(bin) - keep);
+        sell(cache, bin, keep);
+        found = true;
+    }
+    return found;
+}
+
+/* Doubles a bin's capacity, within a batch's bytes; from 0 to 1 always. */
+static bool grow(struct cn_thread_cache *cache, struct cn_bin *bin)
+{
+    uint64_t block_bytes = cn_class_bytes((uint32_t)(bin - cache->bins));
+    uint64_t step = BATCH_BYTES / block_bytes;
+    step = step < bin->capacity ? step : bin->capacity;
+    step = step < CN_BIN_IDS - bin->capacity ? step : CN_BIN_IDS - bin->capacity;
+    if (step == 0 && bin->capacity < CN_BIN_IDS)
+        step = 1;
+    uint64_t bytes = step * block_bytes;
+    if (step == 0 ||
+        (!cn_budget_cache_take(cache->pool->budget, bytes) &&
+         !(take_from_others(cache, bin) && cn_budget_cache_take(cache->pool->budget, bytes))))
+        return false;
+    cache->bought_bytes += bytes;
+    bin->capacity += (uint32_t)step;
+    return true;
+}
+
+/* ---- giving up ---- */
+
+/* Empties a cache and sells all its capacity. Pool locked. @return bytes. */
+static uint64_t empty(struct cn_thread_cache *cache)
+{
+    uint64_t bytes = 0;
+    for (uint32_t c = 1; c <= CN_CLASS_LAST; c++) {
+        struct cn_bin *bin = &cache->bins[c];
+        if (bin->capacity == 0)
+            continue;
+        bytes += count_of(bin) * cn_class_bytes(c);
+        give_oldest(cache, bin, count_of(bin));
+        sell(cache, bin, 0);
+    }
+    return bytes;
+}
+
+static uint64_t empty_locking(struct cn_thread_cache *cache)
+{
+    pthread_mutex_lock(&cache->pool->lock);
+    uint64_t bytes = empty(cache);
+    pthread_mutex_unlock(&cache->pool->lock);
+    return bytes;
+}
+
+/* Somebody needed room since the last miss. */
+static void heed(struct cn_thread_cache *cache)
+{
+    uint64_t epoch = cn_budget_cache_epoch(cache->pool->budget);
+    if (CN_LIKELY(cache->epoch == epoch))
+        return;
+    cache->epoch = epoch;
+    (void)empty_locking(cache);
+}
+
+static struct cn_thread_cache *cache_in_slot(const cenote_pool *pool)
+{
+    const struct cn_thread_cache_slot *slot =
+        &cn_thread_cache_slots[pool->id % CN_THREAD_CACHE_SLOTS];
+    return slot->pool_id == pool->id ? slot->cache : NULL;
+}
+
+/* This thread's cache of a pool, in its slot or not. Registry locked. */
+static struct cn_thread_cache *cache_in_list(const cenote_pool *pool)
+{
+    struct cn_thread_cache *cache = thread_caches;
+    while (cache != NULL && cache->pool != pool)
+        cache = cache->thread_next;
+    return cache;
+}
+
+uint64_t cn_thread_cache_give_up(cenote_pool *pool)
+{
+    pthread_mutex_lock(&registry);
+    struct cn_thread_cache *cache = cache_in_list(pool);
+    pthread_mutex_unlock(&registry);
+    return cache != NULL ? empty_locking(cache) : 0;
+}
+
+uint64_t cn_thread_cache_give_up_all(cenote_budget *budget)
+{
+    uint64_t bytes = 0;
+    cn_budget_cache_call(budget);
+    pthread_mutex_lock(&registry);
+    for (struct cn_thread_cache *cache = thread_caches; cache != NULL; cache = cache->thread_next) {
+        if (cache->pool->budget != budget)
+            continue;
+        cache->epoch = cn_budget_cache_epoch(budget);
+        bytes += empty_locking(cache);
+    }
+    pthread_mutex_unlock(&registry);
+    return bytes;
+}
+
+/* ---- beginnings and ends ---- */
+
+/* Takes a cache out of its pool's list; what it counted stays. Pool locked. */
+static void retire(struct cn_thread_cache *cache)
+{
+    struct cn_small *small = cache->pool->small;
+    struct cn_thread_cache **link = &small->caches;
+    while (*link != cache)
+        link = &(*link)->pool_next;
+    *link = cache->pool_next;
+    for (uint32_t c = 1; c <= CN_CLASS_LAST; c++) {
+        struct cn_bin *bin = &cache->bins[c];
+        small->counts[c].alloc_count += atomic_load(&bin->alloc_count);
+        small->counts[c].requested_bytes += atomic_load(&bin->requested_bytes);
+        atomic_store(&bin->alloc_count, 0);
+        atomic_store(&bin->requested_bytes, 0);
+    }
+    cache->pool_next = small->spare_caches;
+    small->spare_caches = cache;
+}
+
+/* A thread ends. Other destructors of the thread may run after this one and free blocks: then the
+ * thread gets caches again, and this runs again. */
+static void thread_ends(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&registry);
+    while (thread_caches != NULL) {
+        struct cn_thread_cache *cache = thread_caches;
+        cenote_pool *pool = cache->pool;
+        thread_caches = cache->thread_next;
+        pthread_mutex_lock(&pool->lock);
+        (void)empty(cache);
+        retire(cache);
+        pthread_mutex_unlock(&pool->lock);
+    }
+    memset(cn_thread_cache_slots, 0, sizeof cn_thread_cache_slots);
+    pthread_mutex_unlock(&registry);
+}
+
+static void make_exit_key(void)
+{
+    exit_key_made = pthread_key_create(&exit_key, thread_ends) == 0;
+}
+
+/* A cache that nobody uses, or a new one. Pool locked. */
+static struct cn_thread_cache *place(cenote_pool *pool)
+{
+    struct cn_small *small = pool->small;
+    struct cn_thread_cache *cache = small->spare_caches;
+    if (cache != NULL) {
+        small->spare_caches = cache->pool_next;
+        return cache;
+    }
+    uint64_t first = small->free_pages_at - (uint64_t)CN_THREAD_CACHES_MAX * sizeof *cache;
+    uint64_t at = first + small->cache_count * sizeof *cache;
+    if (small->cache_count == CN_THREAD_CACHES_MAX ||
+        cn_small_cover(pool, at, at + sizeof *cache, NULL) != CENOTE_OK)
+        return NULL;
+    small->cache_count++;
+    return (struct cn_thread_cache *)((char *)small + at);
+}
+
+/* Registry locked. NULL when there is no memory for one: the thread does without. */
+static struct cn_thread_cache *cache_make(cenote_pool *pool)
+{
+    (void)pthread_once(&exit_once, make_exit_key);
+    if (!exit_key_made || pthread_setspecific(exit_key, &thread_caches) != 0)
+        return NULL;
+    pthread_mutex_lock(&pool->lock);
+    struct cn_thread_cache *cache = pool->small != NULL ? place(pool) : NULL;
+    if (cache != NULL) {
+        cache->pool = pool;
+        cache->epoch = cn_budget_cache_epoch(pool->budget);
+        cache->thread_head = &thread_caches;
+        cache->thread_next = thread_caches;
+        thread_caches = cache;
+        cache->pool_next = pool->small->caches;
+        pool->small->caches = cache;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return cache;
+}
+
+/* This thread's cache of @p pool, made when there is none. Nothing is locked. With a debug level
+ * there are none, for each block that comes and goes is to be seen. */
+static struct cn_thread_cache *cache_of(cenote_pool *pool)
+{
+    struct cn_thread_cache *cache = cache_in_slot(pool);
+    if (pool->debug != NULL)
+        return NULL;
+    if (CN_UNLIKELY(cache == NULL)) {
+        pthread_mutex_lock(&registry);
+        cache = cache_in_list(pool);
+        if (cache == NULL)
+            cache = cache_make(pool);
+        pthread_mutex_unlock(&registry);
+        if (cache == NULL)
+            return NULL;
+        cn_thread_cache_slots[pool->id % CN_THREAD_CACHE_SLOTS] =
+            (struct cn_thread_cache_slot){pool->id, cache};
+    }
+    heed(cache);
+    return cache;
+}
+
+void cn_thread_cache_forget_pool(cenote_pool *pool)
+{
+    if (pool->small == NULL)
+        return;
+    pthread_mutex_lock(&registry);
+    for (struct cn_thread_cache *i = pool->small->caches; i != NULL; i = i->pool_next) {
+        struct cn_thread_cache **link = i->thread_head;
+        while (*link != i)
+            link = &(*link)->thread_next;
+        *link = i->thread_next;
+        cn_budget_cache_give(pool->budget, i->bought_bytes);
+    }
+    pthread_mutex_unlock(&registry);
+}
+
+/* ---- misses ---- */
+
+/* Puts what a batch brought beyond the first block into the bin, the lowest on top; what it has no
+ * room for goes back. */
+static void fill(cenote_pool *pool, struct cn_bin *bin, const uint32_t *ids, uint32_t count)
+{
+    uint32_t have = bin != NULL ? count_of(bin) : 0;
+    uint32_t room = bin != NULL ? bin->capacity - have : 0;
+    uint32_t kept = count < room ? count : room;
+    for (uint32_t i = 0; i < kept; i++)
+        bin->ids[have + i] = ids[kept - 1 - i];
+    if (bin != NULL)
+        atomic_store_explicit(&bin->count, have + kept, memory_order_relaxed);
+    if (kept == count)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    for (uint32_t i = kept; i < count; i++)
+        (void)cn_small_give(pool, ids[i]);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* Half of what the bin may hold, a batch's bytes at most, and the block that is asked for. */
+static uint32_t batch_of(struct cn_thread_cache *cache, struct cn_bin *bin)
+{
+    uint64_t block_bytes = cn_class_bytes((uint32_t)(bin - cache->bins));
+    if (block_bytes > BATCH_BYTES / 2)
+        return 1;
+    (void)grow(cache, bin);
+    uint64_t most = BATCH_BYTES / block_bytes, half = bin->capacity / 2;
+    return 1 + (uint32_t)(half < most ? half : most);
+}
+
+static void count_alloc(cenote_pool *pool, struct cn_bin *bin, uint64_t size_bytes)
+{
+    if (bin != NULL) {
+        cn_add_relaxed(&bin->alloc_count, 1);
+        cn_add_relaxed(&bin->requested_bytes, size_bytes);
+        return;
+    }
+    struct cn_class_counts *counts = &pool->small->counts[cn_size_class(size_bytes)];
+    pthread_mutex_lock(&pool->lock);
+    counts->alloc_count++;
+    counts->requested_bytes += size_bytes;
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static cenote_status open_books(cenote_pool *pool, cenote_error *err)
+{
+    pthread_mutex_lock(&pool->lock);
+    cenote_status status = cn_small_open(pool, err);
+    pthread_mutex_unlock(&pool->lock);
+    return status;
+}
+
+cenote_status cn_thread_cache_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_data,
+                                    cenote_error *err)
+{
+    cenote_status status = CENOTE_OK;
+    struct cn_thread_cache *cache = cache_in_slot(pool);
+    if (cache == NULL)
+        status = open_books(pool, err);
+    if (status != CENOTE_OK)
+        return status;
+    cache = cache_of(pool);
+    /* It may be there, and another pool's in its slot until now. */
+    if (cache != NULL && cn_thread_cache_pop(pool, size_bytes, out_data))
+        return CENOTE_OK;
+    struct cn_bin *bin = cache != NULL ? &cache->bins[cn_size_class(size_bytes)] : NULL;
+    uint32_t ids[1 + CN_BIN_IDS], count = bin != NULL ? batch_of(cache, bin) : 1;
+    pthread_mutex_lock(&pool->lock);
+    status = cn_small_take(pool, size_bytes, count, ids, &count, err);
+    pthread_mutex_unlock(&pool->lock);
+    if (status != CENOTE_OK)
+        return status;
+    *out_data = pool->base + ((uint64_t)ids[0] << CN_CLASS_UNIT_SHIFT);
+    count_alloc(pool, bin, size_bytes);
+    if (count > 1)
+        fill(pool, bin, ids + 1, count - 1);
+    return CENOTE_OK;
+}
+
+bool cn_thread_cache_free(cenote_pool *pool, uint64_t offset)
+{
+    uint32_t size_class = cn_class_at(pool, offset), id = (uint32_t)(offset >> CN_CLASS_UNIT_SHIFT);
+    if (size_class == 0)
+        return false;
+    assert(size_class <= CN_CLASS_LAST && offset % 64 == 0 &&
+           "cenote_pool_free: not a block of this pool");
+    struct cn_thread_cache *cache = cache_of(pool);
+    struct cn_bin *bin = cache != NULL ? &cache->bins[size_class] : NULL;
+    for (uint32_t i = 0; bin != NULL && i < count_of(bin); i++)
+        assert(bin->ids[i] != id && "cenote_pool_free: a block that is free");
+    if (bin != NULL && (count_of(bin) < bin->capacity || grow(cache, bin) || bin->capacity > 0)) {
+        if (count_of(bin) == bin->capacity)
+            give_oldest_locking(cache, bin, (bin->capacity + 1) / 2);
+        uint32_t count = count_of(bin);
+        bin->ids[count] = id;
+        atomic_store_explicit(&bin->count, count + 1, memory_order_relaxed);
+        return true;
+    }
+    pthread_mutex_lock(&pool->lock);
+    bool given = cn_small_give(pool, id);
+    pthread_mutex_unlock(&pool->lock);
+    assert(given && "cenote_pool_free: not a block of this pool, or freed twice");
+    (void)given;
+    return true;
+}

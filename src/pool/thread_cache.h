@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A stack of free blocks for each class, thread and pool, in front of the pool's lock.
+ *
+ *   thread's slots   [ pool 17 | cache ][ - ][ pool 3 | cache ] ..      by the pool's number
+ *                                \
+ *   cache            bins[class]:  count, capacity | ids, the last freed on top
+ *                                    |   ^
+ *   miss: a batch  <-----------------+   +----------------->  full: the older half
+ *                        the pool: slabs and granules, locked
+ *
+ * A hit is a comparison, a load and a store of the thread's own memory: no lock, no atomic
+ * read-modify-write, no fence. Blocks that another thread freed lie in that thread's bins, go to
+ * the pool half a bin at a time, and come back with the next batch: so no block has an owner that
+ * would have to be asked.
+ *
+ * What caches may hold is bought: a bin's capacity is paid for out of 1 % of the budget's limit,
+ * for all threads and pools together, when the bin runs over and before it is larger. Who finds
+ * nothing left takes from its own other bins. So the bytes in caches are bounded by the sum of
+ * capacities, and the fast path counts blocks alone.
+ *
+ * When anybody needs room, the asking thread gives up all its caches first, and the others do at
+ * their next miss. */
+#ifndef CN_POOL_THREAD_CACHE_H
+#define CN_POOL_THREAD_CACHE_H
+
+#include <assert.h>
+#include <stdatomic.h>
+
+#include "base/compiler.h"
+#include "pool/small.h"
+
+#define CN_BIN_IDS            26u
+#define CN_THREAD_CACHE_SLOTS 32u
+#define CN_THREAD_CACHE_BINS                                                                       \
+    (CN_CLASS_INSIDE + 1) /* those of 0 and INSIDE have no capacity, ever */
+
+/* Atomic members are written by the owner alone, and read by others for statistics. */
+struct cn_bin {
+    CN_ALIGNED(64) _Atomic uint32_t count;
+    uint32_t capacity;
+    _Atomic uint64_t alloc_count, requested_bytes; /* ever */
+    uint32_t ids[CN_BIN_IDS];
+};
+
+static_assert(sizeof(struct cn_bin) == 2 * CN_CACHE_LINE_BYTES, "a bin is two cache lines");
+
+struct cn_thread_cache {
+    struct cn_bin bins[CN_THREAD_CACHE_BINS];
+    cenote_pool *pool;
+    struct cn_thread_cache *thread_next;  /* of this thread; registry */
+    struct cn_thread_cache *pool_next;    /* of this pool; the pool's lock */
+    struct cn_thread_cache **thread_head; /* where the thread's list begins */
+    uint64_t bought_bytes;                /* capacities, all together */
+    uint64_t epoch;                       /* the budget's, when it was last heeded */
+    uint32_t hand;                        /* the bin to look at next for capacity */
+    uint64_t seen[CN_THREAD_CACHE_BINS];  /* the bins' alloc_count when the hand was there */
+};
+
+struct cn_thread_cache_slot {
+    uint64_t pool_id; /* 0: none */
+    struct cn_thread_cache *cache;
+};
+
+extern _Thread_local struct cn_thread_cache_slot cn_thread_cache_slots[CN_THREAD_CACHE_SLOTS]
+    __attribute__((tls_model("initial-exec")));
+
+static inline void cn_add_relaxed(_Atomic uint64_t *sum, uint64_t value)
+{
+    atomic_store_explicit(sum, atomic_load_explicit(sum, memory_order_relaxed) + value,
+                          memory_order_relaxed);
+}
+
+/* This thread's bin for a class of @p pool; NULL when it has none at hand. */
+static inline struct cn_bin *cn_thread_cache_bin(const cenote_pool *pool, uint32_t size_class)
+{
+    const struct cn_thread_cache_slot *slot =
+        &cn_thread_cache_slots[pool->id % CN_THREAD_CACHE_SLOTS];
+    return CN_LIKELY(slot->pool_id == pool->id) ? &slot->cache->bins[size_class] : NULL;
+}
+
+/* The fast path of alloc: the block that was freed last. */
+static inline bool cn_thread_cache_pop(const cenote_pool *pool, uint64_t size_bytes,
+                                       void **out_data)
+{
+    if (CN_UNLIKELY(size_bytes - 1 >= CN_CLASS_BYTES_MAX))
+        return false;
+    struct cn_bin *bin = cn_thread_cache_bin(pool, cn_size_class(size_bytes));
+    if (CN_UNLIKELY(bin == NULL))
+        return false;
+    uint32_t count = atomic_load_explicit(&bin->count, memory_order_relaxed);
+    if (CN_UNLIKELY(count == 0))
+        return false;
+    *out_data = pool->base + ((uint64_t)bin->ids[count - 1] << CN_CLASS_UNIT_SHIFT);
+    atomic_store_explicit(&bin->count, count - 1, memory_order_relaxed);
+    cn_add_relaxed(&bin->alloc_count, 1);
+    cn_add_relaxed(&bin->requested_bytes, size_bytes);
+    return true;
+}
+
+/* The class of a block that begins at @p offset; 0 when it has none, or nobody knows. */
+static inline uint32_t cn_class_at(const cenote_pool *pool, uint64_t offset)
+{
+    if (CN_UNLIKELY(offset >= atomic_load_explicit(&pool->covered_bytes, memory_order_acquire)))
+        return 0;
+    return pool->classes[offset >> CN_SLAB_PAGE_SHIFT];
+}
+
+/* The fast path of free. */
+static inline bool cn_thread_cache_push(const cenote_pool *pool, uint64_t offset)
+{
+    struct cn_bin *bin = cn_thread_cache_bin(pool, cn_class_at(pool, offset));
+    if (CN_UNLIKELY(bin == NULL))
+        return false;
+    uint32_t count = atomic_load_explicit(&bin->count, memory_order_relaxed);
+    if (CN_UNLIKELY(count >= bin->capacity))
+        return false;
+    bin->ids[count] = (uint32_t)(offset >> CN_CLASS_UNIT_SHIFT);
+    atomic_store_explicit(&bin->count, count + 1, memory_order_relaxed);
+    return true;
+}
+
+/* The slow paths: as alloc and free of a block of at most CN_CLASS_BYTES_MAX; the pool is not
+ * locked. The second is false when the block has no class. */
+CENOTE_MUST_CHECK cenote_status cn_thread_cache_alloc(cenote_pool *pool, uint64_t size_bytes,
+                                                      void **out_data, cenote_error *err);
+bool cn_thread_cache_free(cenote_pool *pool, uint64_t offset);
+
+/* Gives up what this thread caches: of one pool, or of all pools of a budget. @return bytes, which
+ * are idle memory or free pages now. No pool may be locked. */
+uint64_t cn_thread_cache_give_up(cenote_pool *pool);
+uint64_t cn_thread_cache_give_up_all(cenote_budget *budget);
+
+/* The pool goes: no thread knows its caches any more. Nobody may use it meanwhile. */
+void cn_thread_cache_forget_pool(cenote_pool *pool);
+
+#endif
