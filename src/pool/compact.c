@@ -427,9 +427,10 @@ static void dropper_report(struct cn_budget_client *client, cenote_budget_holder
     uint32_t count = atomic_load_explicit(&tensors->slot_count, memory_order_acquire);
     for (uint32_t i = 0; i < count; i++)
         if (is_droppable(&tensors->slots[i]))
-            holder->rebuildable_bytes += cn_tensor_run(pool, &tensors->slots[i], &run)
-                                             ? run.count * GRANULE_BYTES
-                                             : tensors->slots[i].size_bytes;
+            holder->rebuildable_bytes +=
+                cn_tensor_run(pool, &tensors->slots[i], &run)
+                    ? run.count * GRANULE_BYTES
+                    : cn_pool_soft_bytes(pool, tensors->slots[i].size_bytes);
     pthread_mutex_unlock(&pool->lock);
 }
 

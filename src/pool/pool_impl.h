@@ -89,6 +89,14 @@ uint64_t cn_pool_live_count(const cenote_pool *pool);
 /* Frees a block that is a run of its own; it stays committed. Pool locked; told to nobody. */
 void cn_pool_free_run(cenote_pool *pool, struct cn_run run);
 
+/* What dropping a block may make idle at most: a small one is rounded, and may be the last in
+ * granules that others have left. */
+static inline uint64_t cn_pool_soft_bytes(const cenote_pool *pool, uint64_t size_bytes)
+{
+    uint64_t most = pool->small_blocks ? size_bytes + size_bytes / 8 + GRANULE_BYTES : size_bytes;
+    return (most + GRANULE_BYTES - 1) / GRANULE_BYTES * GRANULE_BYTES;
+}
+
 /* ---- pool_retain.c ---- */
 
 /* The charge for so many committed granules in so many touched chunks. */

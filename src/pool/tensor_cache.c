@@ -13,7 +13,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "base/checked.h"
 #include "pool/pool_impl.h"
 #include "pool/tensor_cache_impl.h"
 
@@ -247,12 +246,6 @@ void cn_cache_release_shared(cenote_tensor_cache *cache, uint32_t pool, struct c
 
 /* ---- giving up ---- */
 
-/* What freeing a tensor may give back at most: its bytes, or the granules that it keeps alive. */
-static uint64_t soft_bytes(uint64_t size_bytes)
-{
-    return cn_round_up(size_bytes, CENOTE_GRANULE_BYTES);
-}
-
 /* Locked. All threads but this one give up their fronts at their next call. */
 static void raise_epoch(cenote_tensor_cache *cache)
 {
@@ -272,7 +265,7 @@ static uint64_t give(struct cn_budget_client *client, uint64_t want_bytes)
     pthread_mutex_lock(&cache->lock);
     raise_epoch(cache);
     while (given < want_bytes && (shape = oldest_shape(cache, pool)) != NULL) {
-        given += soft_bytes(shape->size_bytes);
+        given += cn_pool_soft_bytes(part->pool, shape->size_bytes);
         cn_cache_evict(cache, shape);
     }
     cn_cache_fit(cache);
@@ -289,7 +282,8 @@ static void report(struct cn_budget_client *client, cenote_budget_holder *holder
     for (uint32_t i = 0; i < CENOTE_TENSOR_CACHE_SHAPES_MAX; i++) {
         const struct cn_shape *shape = &cache->shapes[i];
         if (shape->pool == pool)
-            holder->cached_bytes += cn_shape_kept(cache, shape) * soft_bytes(shape->size_bytes);
+            holder->cached_bytes +=
+                cn_shape_kept(cache, shape) * cn_pool_soft_bytes(part->pool, shape->size_bytes);
     }
     pthread_mutex_unlock(&cache->lock);
 }

@@ -15,6 +15,10 @@
 #define LIVE    24
 #define CHUNK   (2 * MIB)
 
+#define SMALL_FIRST 2 /* pools from here on have small blocks */
+/* Their book-keeping may grow with a block: five pieces and page tables. */
+#define SMALL_BOOKS_BYTES (5 * (64 * KIB + 128) + 12 * KIB)
+
 #define STEP_BYTES ((size_t)DEMAND_SCRIPT_STEP_BYTES)
 
 enum op {
@@ -74,17 +78,26 @@ static uint64_t granules_of(uint64_t size_bytes)
     return (size_bytes + GRANULE - 1) / GRANULE;
 }
 
-/* With a page table page for each chunk that it may touch. */
-static uint64_t cost_of(uint64_t size_bytes)
+/* The most that a block takes: in pools with small blocks it may be rounded by an eighth, and keep
+ * a granule alive that others have left. */
+static uint64_t block_bytes(unsigned p, uint64_t size_bytes)
 {
-    return cenote_pool_charge_bytes(size_bytes) + (size_bytes / CHUNK + 2) * 4096;
+    return p < SMALL_FIRST ? size_bytes : size_bytes + size_bytes / 8 + GRANULE;
+}
+
+/* With a page table page for each chunk that it may touch. */
+static uint64_t cost_of(unsigned p, uint64_t size_bytes)
+{
+    uint64_t bytes = block_bytes(p, size_bytes);
+    return cenote_pool_charge_bytes(bytes) + (bytes / CHUNK + 2) * 4096;
 }
 
 static uint64_t live_granules(const struct world *w, unsigned p)
 {
     uint64_t sum = 0;
     for (unsigned i = 0; i < LIVE; i++)
-        sum += granules_of(w->live[p][i].size_bytes);
+        if (w->live[p][i].size_bytes > 0)
+            sum += granules_of(block_bytes(p, w->live[p][i].size_bytes));
     return sum;
 }
 
@@ -94,9 +107,9 @@ static uint64_t books_bytes(const struct world *w)
     uint64_t sum = 0;
     cenote_tensor_stats tensors;
     cenote_tensor_cache_stats cache;
+    cenote_pool_stats pool;
     for (unsigned p = 0; p < POOLS; p++) {
         cenote_tensor_stats_get(w->pools[p], &tensors);
-        cenote_pool_stats pool;
         cenote_pool_stats_get(w->pools[p], &pool);
         sum +=
             cenote_pool_overhead_bytes(quotas[p]) + tensors.table_bytes + pool.small_metadata_bytes;
@@ -112,7 +125,7 @@ static uint64_t needed_bytes(const struct world *w)
     for (unsigned p = 0; p < POOLS; p++)
         for (unsigned i = 0; i < LIVE; i++)
             if (w->live[p][i].size_bytes > 0)
-                sum += cost_of(w->live[p][i].size_bytes);
+                sum += cost_of(p, w->live[p][i].size_bytes);
     return sum;
 }
 
@@ -124,8 +137,10 @@ static const char *judge_refusal(const struct world *w, unsigned p, uint64_t siz
         return "refused in the wrong way";
     cenote_pool_stats stats;
     cenote_pool_stats_get(w->pools[p], &stats);
-    if (live_granules(w, p) + granules_of(size_bytes) > granules_of(w->quota_bytes[p]) ||
-        needed_bytes(w) + cost_of(size_bytes) > w->limit_bytes)
+    uint64_t more_bytes = p < SMALL_FIRST ? 0 : SMALL_BOOKS_BYTES;
+    if (live_granules(w, p) + granules_of(block_bytes(p, size_bytes)) >
+            granules_of(w->quota_bytes[p]) ||
+        needed_bytes(w) + cost_of(p, size_bytes) + more_bytes > w->limit_bytes)
         return NULL;
     return stats.largest_hole_bytes < size_bytes ? NULL : "what fits was refused";
 }
