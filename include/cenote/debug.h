@@ -9,7 +9,7 @@
  *         block; blocks that live when the pool is destroyed are listed. Addresses and charges are
  *         those of level 0, except that no thread keeps blocks at hand
  *      2  fresh memory is filled with 0xff (a NaN in f32, f16 and bf16) and freed memory with 0xdb.
- *         64 bytes behind a block, or what its last granule has left in pools that are charged by
+ *         64 bytes behind a block, or what its last granule has left where it is charged by
  *         the granule, must stay as they are, and so must a freed block, which is kept from reuse
  *         for a while: until 64 later ones, 1/16 of the quota, or anybody's need for room
  *         (cenote_budget_explain() counts it as cached)

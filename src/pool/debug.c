@@ -19,6 +19,7 @@
 
 #include <cenote/debug.h>
 
+#include "alloc/size_class.h"
 #include "base/poison.h"
 #include "pool/budget_impl.h"
 #include "pool/debug_table.h"
@@ -84,13 +85,28 @@ static bool all_bytes(const char *data, uint64_t size_bytes, int byte)
            (data[0] == (char)byte && memcmp(data, data + 1, size_bytes - 1) == 0);
 }
 
-/* In a pool whose charge is by the granule a zone must not take one more. */
+static bool is_small(const cenote_pool *pool, uint64_t size_bytes)
+{
+    return pool->small_blocks && size_bytes <= CN_CLASS_BYTES_MAX;
+}
+
+/* Where the charge is by the granule a zone must not take one more. */
 static uint32_t zone_bytes_of(const cenote_pool *pool, uint64_t size_bytes)
 {
-    if (pool->debug->level < 2 || size_bytes > UINT64_MAX - ZONE_BYTES)
+    if (pool->debug->level < 2 || size_bytes == 0 || size_bytes > UINT64_MAX - ZONE_BYTES)
         return 0;
     uint64_t left = (GRANULE_BYTES - size_bytes % GRANULE_BYTES) % GRANULE_BYTES;
-    return left < ZONE_BYTES ? (uint32_t)left : ZONE_BYTES;
+    return left < ZONE_BYTES && !is_small(pool, size_bytes) ? (uint32_t)left : ZONE_BYTES;
+}
+
+/* What to ask the pool for. A small block is aligned to the powers of two that divide its size, and
+ * stays so with its zone. */
+static uint64_t whole_bytes_of(const cenote_pool *pool, uint64_t size_bytes, uint32_t zone_bytes)
+{
+    uint64_t unit = size_bytes & (0 - size_bytes);
+    if (zone_bytes == 0 || !is_small(pool, size_bytes) || unit <= zone_bytes)
+        return size_bytes + zone_bytes;
+    return size_bytes + (unit < GRANULE_BYTES ? unit : GRANULE_BYTES);
 }
 
 static void fill_fresh(const cenote_pool *pool, const struct cn_debug_entry *entry)
@@ -270,15 +286,16 @@ cenote_status cn_debug_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_
                              cenote_error *err)
 {
     struct cn_debug *debug = pool->debug;
-    uint32_t zone_bytes = size_bytes > 0 ? zone_bytes_of(pool, size_bytes) : 0;
+    uint32_t zone_bytes = zone_bytes_of(pool, size_bytes);
+    uint64_t whole_bytes = whole_bytes_of(pool, size_bytes, zone_bytes);
     struct cn_debug_entry *entry = entry_get(debug);
     if (entry == NULL)
         return cenote_error_set(err, CENOTE_E_NOMEM, "pool %s: the entry of one more block: %s",
                                 name_of(pool), strerror(ENOMEM));
     void *data;
-    cenote_status status = cn_pool_block_alloc(pool, size_bytes + zone_bytes, &data, err);
+    cenote_status status = cn_pool_block_alloc(pool, whole_bytes, &data, err);
     if (status != CENOTE_OK && cn_debug_flush(pool) > 0)
-        status = cn_pool_block_alloc(pool, size_bytes + zone_bytes, &data, err);
+        status = cn_pool_block_alloc(pool, whole_bytes, &data, err);
     if (status != CENOTE_OK) {
         entry_put_back(debug, entry);
         return status;

@@ -323,6 +323,25 @@ static void test_patterns(void **state)
     close_rig(&rig);
 }
 
+/* A zone does not cost a block its alignment. */
+static void test_alignment(void **state)
+{
+    (void)state;
+    for (uint32_t level = 1; level <= 2; level++) {
+        struct rig rig = open_rig(level);
+        unsigned char *blocks[100];
+        unsigned count = 0;
+        for (uint64_t unit = 64; unit <= 64 * KIB; unit *= 2)
+            for (unsigned i = 1; i < 8; i += 2) {
+                blocks[count] = alloc(rig.pool, i * unit);
+                assert_int_equal((uintptr_t)blocks[count++] % unit, 0);
+            }
+        while (count > 0)
+            cenote_pool_free(rig.pool, blocks[--count]);
+        close_rig(&rig);
+    }
+}
+
 static void test_overruns_are_found(void **state)
 {
     (void)state;
@@ -704,6 +723,7 @@ int main(void)
         cmocka_unit_test(test_memory_of_the_dead_is_bounded),
         cmocka_unit_test(test_fault_sweep),
         cmocka_unit_test(test_patterns),
+        cmocka_unit_test(test_alignment),
         cmocka_unit_test(test_overruns_are_found),
         cmocka_unit_test(test_short_zones),
         cmocka_unit_test(test_writes_after_free_are_found),
