@@ -632,6 +632,29 @@ static void test_starts_by_itself(void **state)
     assert_true(pool_stats(rig).committed_bytes < committed);
 }
 
+/* Not when as much would move as would be committed, nor when idle memory is not enough: both would
+ * have moved far more than they save on a serving trace. */
+static void test_not_worth_it(void **state)
+{
+    struct rig *rig = *state;
+    assert_int_equal(cenote_pool_compact_above(rig->pool, 30, NULL, NULL), CENOTE_OK);
+    for (unsigned i = 0; i < 4; i++)
+        make(rig, i, (i % 2 == 0 ? 3 : 4) * MIB);
+    release(rig, 0);
+    release(rig, 2);
+    make(rig, 4, 4 * MIB); /* 4 MiB lie in its way */
+    assert_int_equal(tensor_stats(rig).compact_count, 0);
+    for (unsigned i = 1; i < 5; i++)
+        if (rig->sizes[i] != 0)
+            release(rig, i);
+    cenote_pool_trim(rig->pool);
+    two_holes(rig); /* 6 MiB */
+    make(rig, 4, 6 * MIB + 1);
+    assert_int_equal(tensor_stats(rig).compact_count, 0);
+    release(rig, 4);
+    cenote_pool_trim(rig->pool);
+}
+
 /* What failed is not tried again before as much as is live was allocated. */
 static void test_gives_up_for_a_while(void **state)
 {
@@ -834,6 +857,7 @@ int main(void)
         COMPACT_TEST(test_makes_a_hole),
         COMPACT_TEST(test_makes_no_hole),
         COMPACT_TEST(test_starts_by_itself),
+        COMPACT_TEST(test_not_worth_it),
         COMPACT_TEST(test_gives_up_for_a_while),
         COMPACT_TEST(test_all_or_nothing),
         COMPACT_TEST(test_trace_follows),

@@ -213,12 +213,12 @@ static void test_window_keeps_offsets(void **state)
     (void)state;
     open_range(512);
     cn_page_runs_take(&runs, (struct cn_run){0, 3});
-    cn_page_runs_take(&runs, (struct cn_run){40, 64});
-    cn_page_runs_take(&runs, (struct cn_run){200, 312});
-    fixed[0] = fixed[200] = true;
-    assert_true(cn_compact_window(&compact, 100, &plan));
+    cn_page_runs_take(&runs, (struct cn_run){32 + 8, 70});
+    cn_page_runs_take(&runs, (struct cn_run){240, 272});
+    fixed[0] = fixed[240] = true;
+    assert_true(cn_compact_window(&compact, 140, &plan));
     assert_int_equal(plan.window.first, 3);
-    assert_int_equal(plan.moves[0].to, 104);
+    assert_int_equal(plan.moves[0].to, 5 * 32 + 8); /* and not 143 */
 }
 
 static void test_longest(void **state)
