@@ -66,6 +66,7 @@ struct world {
 };
 
 static uint64_t random_state;
+static cenote_class pool_class; /* of the round: runs of granules, or small blocks too */
 
 static uint64_t random_below(uint64_t bound)
 {
@@ -134,7 +135,7 @@ static const char *world_open(struct world *w)
     budget_options.limit_bytes = LIMIT_BYTES;
     budget_options.process_bytes = PROCESS_BYTES;
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    options.class_id = CENOTE_CLASS_IMAGE_FEATURES;
+    options.class_id = pool_class;
     options.quota_bytes = 20 * MIB;
     return cenote_budget_create(&budget_options, &w->budget, NULL) == CENOTE_OK &&
                    cenote_pool_create(w->budget, &options, &w->pool, NULL) == CENOTE_OK
@@ -344,8 +345,10 @@ static const char *check_world(struct world *w)
     cenote_tensor_stats_get(w->pool, &handles);
     cenote_budget_stats_get(w->budget, &budget);
     struct cn_fake_books books = cn_fake_books_get(w->fake);
-    if (broken == NULL && (stats.block_count != count || stats.requested_bytes != requested ||
-                           handles.live_count != tensors))
+    bool exact = pool_class == CENOTE_CLASS_KV_CACHE; /* of small blocks it is an estimate */
+    if (broken == NULL &&
+        (stats.block_count != count || (exact && stats.requested_bytes != requested) ||
+         handles.live_count != tensors))
         broken = "the statistics disagree with the model";
     if (broken == NULL && (budget.charged_bytes > budget.limit_bytes ||
                            books.committed_bytes > budget.charged_bytes - PROCESS_BYTES))
@@ -399,6 +402,7 @@ static void test_random_sequences(void **state)
     unsigned rounds = seed_text != NULL ? 1 : 12;
     for (unsigned round = 0; round < rounds; round++, seed++) {
         random_state = seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
+        pool_class = seed % 2 == 0 ? CENOTE_CLASS_KV_CACHE : CENOTE_CLASS_IMAGE_FEATURES;
         for (unsigned i = 0; i < OPS_MAX; i++)
             ops[i] = random_op();
         const char *broken = run_ops(ops, OPS_MAX);
