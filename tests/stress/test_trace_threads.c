@@ -20,10 +20,12 @@
 
 #include "checkpoint.h"
 
-#define THREADS  4
-#define ROUNDS   8
-#define OPS      3000
-#define GRANULES 4096u
+#define THREADS     4
+#define ROUNDS      8
+#define OPS         3000
+#define GRANULES    1024u
+#define PLACE_BYTES 64u /* no block is smaller */
+#define PLACES      (GRANULES * (CENOTE_GRANULE_BYTES / PLACE_BYTES))
 
 static cenote_budget *budget;
 static cenote_pool *pool;
@@ -44,7 +46,7 @@ static void *work(void *argument)
 }
 
 struct replay {
-    bool live[GRANULES];
+    bool live[PLACES];
     uint64_t count, thread_max, foreign;
 };
 
@@ -52,15 +54,15 @@ static cenote_status visit(void *context, const cenote_trace_op *op, cenote_erro
 {
     (void)err;
     struct replay *replay = context;
-    uint64_t granule = op->id / CENOTE_GRANULE_BYTES;
-    assert_true(granule < GRANULES);
+    uint64_t place = op->id / PLACE_BYTES;
+    assert_true(place < PLACES);
     if (op->kind == CENOTE_TRACE_ALLOC) {
-        assert_false(replay->live[granule]);
-        replay->live[granule] = true;
+        assert_false(replay->live[place]);
+        replay->live[place] = true;
     } else {
         assert_int_equal(op->kind, CENOTE_TRACE_FREE);
-        replay->foreign += !replay->live[granule];
-        replay->live[granule] = false;
+        replay->foreign += !replay->live[place];
+        replay->live[place] = false;
     }
     replay->count++;
     if (op->thread > replay->thread_max)
@@ -89,16 +91,15 @@ static uint64_t check(const char *path, bool all)
     return replay.count;
 }
 
-static void test_threads(void **state)
+static void run(cenote_class class_id)
 {
-    (void)state;
     char folder[512], path[600];
     pthread_t threads[THREADS];
     cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
     options.limit_bytes = UINT64_C(1) << 28;
     options.process_bytes = 1;
     cenote_pool_options pool_options = CENOTE_POOL_OPTIONS_INIT;
-    pool_options.class_id = CENOTE_CLASS_ACTIVATIONS;
+    pool_options.class_id = class_id;
     pool_options.quota_bytes = GRANULES / 2 * (uint64_t)CENOTE_GRANULE_BYTES;
     assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
     assert_int_equal(cenote_pool_create(budget, &pool_options, &pool, NULL), CENOTE_OK);
@@ -135,8 +136,23 @@ static void test_threads(void **state)
     cenote_budget_destroy(budget);
 }
 
+static void test_granules(void **state)
+{
+    (void)state;
+    run(CENOTE_CLASS_ACTIVATIONS);
+}
+
+static void test_small_blocks(void **state)
+{
+    (void)state;
+    run(CENOTE_CLASS_GENERAL);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_granules),
+        cmocka_unit_test(test_small_blocks),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
