@@ -61,7 +61,7 @@ void cn_page_runs_take(struct cn_page_runs *runs, struct cn_run run)
 {
     uint64_t end = run.first + run.count;
     uint64_t chunk = run.first / CN_CHUNK_GRANULES, chunk_end = cn_chunks_of(end);
-    assert(run.count > 0 && cn_bits_count(runs->used, run.first, end) == 0);
+    assert(run.count > 0 && cn_bits_find(runs->used, true, run.first, end) == end);
     cn_bits_set(runs->used, run.first, end);
     cn_bits_set(runs->first, run.first, run.first + 1);
     cn_bits_set(runs->busy, chunk, chunk_end);
@@ -96,7 +96,7 @@ bool cn_page_runs_block(const struct cn_page_runs *runs, uint64_t first, struct 
 void cn_page_runs_free(struct cn_page_runs *runs, struct cn_run block)
 {
     uint64_t end = block.first + block.count;
-    assert(cn_bits_count(runs->used, block.first, end) == block.count);
+    assert(cn_bits_find(runs->used, false, block.first, end) == end);
     cn_bits_clear(runs->used, block.first, end);
     cn_bits_clear(runs->first, block.first, block.first + 1);
     cn_page_runs_unmark(runs->busy, runs->used, block);
