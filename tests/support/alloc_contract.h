@@ -22,7 +22,7 @@ struct contract_subject {
     uint64_t range_bytes;     /* live blocks together are never more */
     uint64_t block_bytes_max; /* fits when nothing is live */
     bool names_bad_frees; /* a free of what is no live block is refused, not a bug that asserts */
-    int detail;           /* the subject's own: a class, a leaf */
+    int detail;           /* the subject's own: a class and a debug level, a leaf */
 };
 
 /* All promises, one after the other; fails the running test at the first that is broken. */

@@ -178,7 +178,8 @@ static void *pool_open(const struct contract_subject *subject)
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
     budget.limit_bytes = 1024 * MIB;
     budget.process_bytes = 1;
-    options.class_id = (cenote_class)subject->detail;
+    options.class_id = (cenote_class)(subject->detail % CENOTE_CLASS_COUNT);
+    options.debug_level = (uint32_t)(subject->detail / CENOTE_CLASS_COUNT);
     options.quota_bytes = subject->range_bytes;
     assert_int_equal(cenote_budget_create(&budget, &self->budget, NULL), CENOTE_OK);
     assert_int_equal(cenote_pool_create(self->budget, &options, &self->pool, NULL), CENOTE_OK);
@@ -306,6 +307,26 @@ static bool tensor_free(void *opened, uint64_t address, uint64_t size_bytes)
                                 : cenote_tensor_release(self->pool, tensor, NULL)) == CENOTE_OK;
 }
 
+/* At debug level 1 no thread keeps blocks at hand: slabs alone. (Level 2 keeps freed blocks from
+ * reuse, which the contract forbids.) */
+static void test_slabs(void **state)
+{
+    (void)state;
+    static const struct contract_subject subject = {"general, level 1",
+                                                    pool_open,
+                                                    pool_close,
+                                                    pool_alloc,
+                                                    pool_free,
+                                                    pool_used,
+                                                    pool_check,
+                                                    .align_bytes = 64,
+                                                    .range_bytes = POOL_BYTES,
+                                                    .block_bytes_max = POOL_BYTES,
+                                                    .detail =
+                                                        CENOTE_CLASS_GENERAL + CENOTE_CLASS_COUNT};
+    contract_run(&subject);
+}
+
 static void test_tensors(void **state)
 {
     (void)state;
@@ -330,9 +351,8 @@ static void test_tensors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_buddy),
-        cmocka_unit_test(test_page_runs),
-        cmocka_unit_test(test_pools),
+        cmocka_unit_test(test_buddy),   cmocka_unit_test(test_page_runs),
+        cmocka_unit_test(test_pools),   cmocka_unit_test(test_slabs),
         cmocka_unit_test(test_tensors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
