@@ -427,6 +427,31 @@ static void test_quota_moves(void **state)
     (void)cenote_pool_destroy(pool);
 }
 
+/* What is not planned ahead comes and goes in turn: above what was, without a hole at any time. */
+static void test_last_in_first_out(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 32 * MIB);
+    void *stack[16], *planned = alloc(pool, 5 * MIB);
+    unsigned depth = 0;
+    uint64_t turn = 1;
+    for (unsigned i = 0; i < 300; i++) {
+        turn = turn * 2862933555777941757u + 3037000493u;
+        bool push = depth == 0 || (depth < 16 && turn >> 63);
+        if (push)
+            stack[depth++] = alloc(pool, 1 + (turn >> 20) % MIB);
+        else
+            cenote_pool_free(pool, stack[--depth]);
+        assert_true(stats_of(pool).external_fragmentation == 0);
+    }
+    cenote_pool_stats stats = stats_of(pool);
+    assert_true(stats.committed_peak_bytes < stats.used_peak_bytes + 2 * MIB);
+    while (depth > 0)
+        cenote_pool_free(pool, stack[--depth]);
+    cenote_pool_free(pool, planned);
+    (void)cenote_pool_destroy(pool);
+}
+
 static void test_priority(void **state)
 {
     struct rig *rig = *state;
@@ -662,6 +687,7 @@ int main(void)
         TEST(test_hits_and_misses),
         TEST(test_a_miss_for_want_of_a_hole),
         TEST(test_quota_moves),
+        TEST(test_last_in_first_out),
         TEST(test_priority),
         TEST(test_huge_pages_for_large_blocks),
         TEST(test_bugs_are_caught),
