@@ -131,15 +131,15 @@ static CN_NOINLINE cenote_status alloc_slowly(cenote_pool *pool, uint64_t size_b
 cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_data,
                                 cenote_error *err)
 {
-    if (CN_UNLIKELY(!cn_thread_cache_pop(pool, size_bytes, out_data)))
+    if (CN_UNLIKELY(cn_watched() || !cn_thread_cache_pop(pool, size_bytes, out_data)))
         return alloc_slowly(pool, size_bytes, out_data, err);
     cn_poison_give(*out_data, size_bytes, cn_class_bytes(cn_size_class(size_bytes)));
-    cn_watch_tell(pool, CENOTE_TRACE_ALLOC, *out_data, size_bytes, 0);
     return CENOTE_OK;
 }
 
 static CN_NOINLINE void free_slowly(cenote_pool *pool, void *data)
 {
+    cn_watch_tell(pool, CENOTE_TRACE_FREE, data, 0, 0);
     if (pool->debug != NULL)
         cn_debug_free(pool, data);
     else
@@ -148,13 +148,11 @@ static CN_NOINLINE void free_slowly(cenote_pool *pool, void *data)
 
 void cenote_pool_free(cenote_pool *pool, void *data)
 {
-    if (CN_UNLIKELY(data == NULL))
-        return;
-    cn_watch_tell(pool, CENOTE_TRACE_FREE, data, 0, 0);
     uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
-    if (CN_POISON && pool->debug == NULL)
+    if (CN_POISON && data != NULL && pool->debug == NULL)
         take_from_sight(pool, data, offset);
-    if (CN_UNLIKELY(!cn_thread_cache_push(pool, offset)))
+    /* NULL is in no class: the push fails. */
+    if (CN_UNLIKELY(cn_watched() || !cn_thread_cache_push(pool, offset)) && data != NULL)
         free_slowly(pool, data);
 }
 

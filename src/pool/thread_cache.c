@@ -43,6 +43,15 @@ static uint32_t count_of(const struct cn_bin *bin)
 
 /* ---- capacity ---- */
 
+static bool buy(struct cn_thread_cache *cache, uint64_t bytes)
+{
+    if (cache->bought_bytes + bytes > CACHE_BYTES_MAX ||
+        !cn_budget_cache_take(cache->pool->budget, bytes))
+        return false;
+    cache->bought_bytes += bytes;
+    return true;
+}
+
 static void sell(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t capacity)
 {
     uint64_t bytes = (bin->capacity - capacity) * cn_class_bytes((uint32_t)(bin - cache->bins));
@@ -105,11 +114,8 @@ static bool grow(struct cn_thread_cache *cache, struct cn_bin *bin)
     if (step == 0 && bin->capacity < CN_BIN_IDS)
         step = 1;
     uint64_t bytes = step * block_bytes;
-    if (step == 0 ||
-        (!cn_budget_cache_take(cache->pool->budget, bytes) &&
-         !(take_from_others(cache, bin) && cn_budget_cache_take(cache->pool->budget, bytes))))
+    if (step == 0 || (!buy(cache, bytes) && !(take_from_others(cache, bin) && buy(cache, bytes))))
         return false;
-    cache->bought_bytes += bytes;
     bin->capacity += (uint32_t)step;
     return true;
 }
@@ -147,13 +153,6 @@ static void heed(struct cn_thread_cache *cache)
         return;
     cache->epoch = epoch;
     (void)empty_locking(cache);
-}
-
-static struct cn_thread_cache *cache_in_slot(const cenote_pool *pool)
-{
-    const struct cn_thread_cache_slot *slot =
-        &cn_thread_cache_slots[pool->id % CN_THREAD_CACHE_SLOTS];
-    return slot->pool_id == pool->id ? slot->cache : NULL;
 }
 
 /* This thread's cache of a pool, in its slot or not. Registry locked. */
@@ -276,7 +275,7 @@ static struct cn_thread_cache *cache_make(cenote_pool *pool)
  * there are none, for each block that comes and goes is to be seen. */
 static struct cn_thread_cache *cache_of(cenote_pool *pool)
 {
-    struct cn_thread_cache *cache = cache_in_slot(pool);
+    struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
     if (pool->debug != NULL)
         return NULL;
     if (CN_UNLIKELY(cache == NULL)) {
@@ -367,7 +366,7 @@ cenote_status cn_thread_cache_alloc(cenote_pool *pool, uint64_t size_bytes, void
                                     cenote_error *err)
 {
     cenote_status status = CENOTE_OK;
-    struct cn_thread_cache *cache = cache_in_slot(pool);
+    struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
     if (cache == NULL)
         status = open_books(pool, err);
     if (status != CENOTE_OK)

@@ -70,23 +70,22 @@ static inline void cn_add_relaxed(_Atomic uint64_t *sum, uint64_t value)
                           memory_order_relaxed);
 }
 
-/* This thread's bin for a class of @p pool; NULL when it has none at hand. */
-static inline struct cn_bin *cn_thread_cache_bin(const cenote_pool *pool, uint32_t size_class)
+/* This thread's cache of @p pool; NULL when it has none at hand. */
+static inline struct cn_thread_cache *cn_thread_cache_at_hand(const cenote_pool *pool)
 {
     const struct cn_thread_cache_slot *slot =
         &cn_thread_cache_slots[pool->id % CN_THREAD_CACHE_SLOTS];
-    return CN_LIKELY(slot->pool_id == pool->id) ? &slot->cache->bins[size_class] : NULL;
+    return CN_LIKELY(slot->pool_id == pool->id) ? slot->cache : NULL;
 }
 
 /* The fast path of alloc: the block that was freed last. */
 static inline bool cn_thread_cache_pop(const cenote_pool *pool, uint64_t size_bytes,
                                        void **out_data)
 {
-    if (CN_UNLIKELY(size_bytes - 1 >= CN_CLASS_BYTES_MAX))
+    struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
+    if (CN_UNLIKELY(cache == NULL || size_bytes - 1 >= CN_CLASS_BYTES_MAX))
         return false;
-    struct cn_bin *bin = cn_thread_cache_bin(pool, cn_size_class(size_bytes));
-    if (CN_UNLIKELY(bin == NULL))
-        return false;
+    struct cn_bin *bin = &cache->bins[cn_size_class(size_bytes)];
     uint32_t count = atomic_load_explicit(&bin->count, memory_order_relaxed);
     if (CN_UNLIKELY(count == 0))
         return false;
@@ -108,9 +107,10 @@ static inline uint32_t cn_class_at(const cenote_pool *pool, uint64_t offset)
 /* The fast path of free. */
 static inline bool cn_thread_cache_push(const cenote_pool *pool, uint64_t offset)
 {
-    struct cn_bin *bin = cn_thread_cache_bin(pool, cn_class_at(pool, offset));
-    if (CN_UNLIKELY(bin == NULL))
+    struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
+    if (CN_UNLIKELY(cache == NULL))
         return false;
+    struct cn_bin *bin = &cache->bins[cn_class_at(pool, offset)];
     uint32_t count = atomic_load_explicit(&bin->count, memory_order_relaxed);
     if (CN_UNLIKELY(count >= bin->capacity))
         return false;

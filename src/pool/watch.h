@@ -6,6 +6,7 @@
 #define CN_POOL_WATCH_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include <cenote/trace.h>
 
@@ -19,7 +20,12 @@
 typedef void (*cn_watch_fn)(const cenote_trace_op *event);
 
 /* NULL: nobody. Stays callable when it is taken away. */
-extern _Atomic(cn_watch_fn) cn_watch;
+extern _Atomic(cn_watch_fn) cn_watch __attribute__((visibility("hidden")));
+
+static inline bool cn_watched(void)
+{
+    return CN_UNLIKELY(atomic_load_explicit(&cn_watch, memory_order_relaxed) != NULL);
+}
 
 /* What the calling thread's operations are for (cenote_trace_tag()). */
 extern _Thread_local uint32_t cn_watch_tag;

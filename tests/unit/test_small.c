@@ -220,6 +220,21 @@ static void test_cap(void **state)
     (void)cenote_pool_destroy(other);
 }
 
+/* And 8 MiB of one pool for one thread. */
+static void test_cap_of_a_cache(void **state)
+{
+    struct rig *rig = *state;
+    void *blocks[40];
+    assert_int_equal(cenote_budget_limit_set(rig->budget, 4096 * MIB, NULL), CENOTE_OK);
+    for (unsigned i = 0; i < 40; i++)
+        blocks[i] = alloc(rig->pool, MIB - i % 2 * 200 * KIB);
+    for (unsigned i = 0; i < 40; i++) {
+        cenote_pool_free(rig->pool, blocks[i]);
+        assert_in_range(stats_of(rig->pool).thread_cached_bytes, 0, 8 * MIB);
+    }
+    assert_in_range(stats_of(rig->pool).thread_cached_bytes, 4 * MIB, 8 * MIB);
+}
+
 /* What this thread has at hand is nothing that a request of its own is refused for. */
 static void test_own_caches_give_way(void **state)
 {
@@ -508,6 +523,7 @@ int main(void)
         SMALL_TEST(test_exact_runs),
         SMALL_TEST(test_freed_blocks_are_at_hand),
         SMALL_TEST(test_cap),
+        SMALL_TEST(test_cap_of_a_cache),
         SMALL_TEST(test_own_caches_give_way),
         SMALL_TEST(test_other_threads_give_up),
         SMALL_TEST(test_ended_threads_leave_nothing),
