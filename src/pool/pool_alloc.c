@@ -148,11 +148,10 @@ static CN_NOINLINE void free_slowly(cenote_pool *pool, void *data)
 
 void cenote_pool_free(cenote_pool *pool, void *data)
 {
-    uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
     if (CN_POISON && data != NULL && pool->debug == NULL)
-        take_from_sight(pool, data, offset);
+        take_from_sight(pool, data, cenote_pool_offset(pool, data));
     /* NULL is in no class: the push fails. */
-    if (CN_UNLIKELY(cn_watched() || !cn_thread_cache_push(pool, offset)) && data != NULL)
+    if (CN_UNLIKELY(cn_watched() || !cn_thread_cache_push(pool, data)) && data != NULL)
         free_slowly(pool, data);
 }
 

@@ -340,11 +340,10 @@ struct cn_small_sums cn_small_sums(const cenote_pool *pool)
         struct cn_class_counts counts = small->counts[c];
         uint64_t cached = 0, taken = small->slabs.taken[c], block_bytes = cn_class_bytes(c);
         for (const struct cn_thread_cache *i = small->caches; i != NULL; i = i->pool_next) {
-            const struct cn_bin *bin = &i->bins[c];
-            cached += atomic_load_explicit(&bin->count, memory_order_relaxed);
-            counts.alloc_count += atomic_load_explicit(&bin->alloc_count, memory_order_relaxed);
+            cached += atomic_load_explicit(&i->bins[c].count, memory_order_relaxed);
+            counts.alloc_count += atomic_load_explicit(&i->alloc_count[c], memory_order_relaxed);
             counts.requested_bytes +=
-                atomic_load_explicit(&bin->requested_bytes, memory_order_relaxed);
+                atomic_load_explicit(&i->requested_bytes[c], memory_order_relaxed);
         }
         /* Their owners go on meanwhile, so what is cached may be counted twice or not at all. */
         uint64_t live = taken > cached ? taken - cached : 0;

@@ -41,6 +41,31 @@ static uint32_t count_of(const struct cn_bin *bin)
     return atomic_load_explicit(&bin->count, memory_order_relaxed);
 }
 
+static void count_set(struct cn_bin *bin, uint32_t count)
+{
+    atomic_store_explicit(&bin->count, (uint16_t)count, memory_order_relaxed);
+}
+
+static uint32_t class_of(const struct cn_thread_cache *cache, const struct cn_bin *bin)
+{
+    return (uint32_t)(bin - cache->bins);
+}
+
+static char **blocks_of(struct cn_thread_cache *cache, const struct cn_bin *bin)
+{
+    return cache->blocks[class_of(cache, bin)];
+}
+
+static uint32_t id_of(const cenote_pool *pool, const char *block)
+{
+    return (uint32_t)((uint64_t)(block - pool->base) >> CN_CLASS_UNIT_SHIFT);
+}
+
+static char *block_of(const cenote_pool *pool, uint32_t id)
+{
+    return pool->base + ((uint64_t)id << CN_CLASS_UNIT_SHIFT);
+}
+
 /* ---- capacity ---- */
 
 static bool buy(struct cn_thread_cache *cache, uint64_t bytes)
@@ -54,8 +79,8 @@ static bool buy(struct cn_thread_cache *cache, uint64_t bytes)
 
 static void sell(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t capacity)
 {
-    uint64_t bytes = (bin->capacity - capacity) * cn_class_bytes((uint32_t)(bin - cache->bins));
-    bin->capacity = capacity;
+    uint64_t bytes = (bin->capacity - capacity) * cn_class_bytes(class_of(cache, bin));
+    bin->capacity = (uint16_t)capacity;
     cache->bought_bytes -= bytes;
     cn_budget_cache_give(cache->pool->budget, bytes);
 }
@@ -64,13 +89,14 @@ static void sell(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t cap
 static void give_oldest(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count)
 {
     uint32_t left = count_of(bin) - count;
+    char **blocks = blocks_of(cache, bin);
     for (uint32_t i = 0; i < count; i++) {
-        bool given = cn_small_give(cache->pool, bin->ids[i]);
+        bool given = cn_small_give(cache->pool, id_of(cache->pool, blocks[i]));
         assert(given && "cenote_pool_free: not a block of this pool, or freed twice");
         (void)given;
     }
-    memmove(bin->ids, bin->ids + count, left * sizeof bin->ids[0]);
-    atomic_store_explicit(&bin->count, left, memory_order_relaxed);
+    memmove(blocks, blocks + count, left * sizeof blocks[0]);
+    count_set(bin, left);
 }
 
 static void give_oldest_locking(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count)
@@ -90,7 +116,8 @@ static bool take_from_others(struct cn_thread_cache *cache, const struct cn_bin 
     for (uint32_t looked = 0; looked < LOOKS && !found; looked++) {
         cache->hand = cache->hand % CN_CLASS_LAST + 1;
         struct cn_bin *bin = &cache->bins[cache->hand];
-        uint64_t used = atomic_load_explicit(&bin->alloc_count, memory_order_relaxed);
+        uint64_t used =
+            atomic_load_explicit(&cache->alloc_count[cache->hand], memory_order_relaxed);
         bool idle = used == cache->seen[cache->hand];
         cache->seen[cache->hand] = used;
         if (bin == mine || bin->capacity == 0 || !(idle || bin > mine))
@@ -107,16 +134,16 @@ static bool take_from_others(struct cn_thread_cache *cache, const struct cn_bin 
 /* Doubles a bin's capacity, within a batch's bytes; from 0 to 1 always. */
 static bool grow(struct cn_thread_cache *cache, struct cn_bin *bin)
 {
-    uint64_t block_bytes = cn_class_bytes((uint32_t)(bin - cache->bins));
+    uint64_t block_bytes = cn_class_bytes(class_of(cache, bin));
     uint64_t step = BATCH_BYTES / block_bytes;
     step = step < bin->capacity ? step : bin->capacity;
-    step = step < CN_BIN_IDS - bin->capacity ? step : CN_BIN_IDS - bin->capacity;
-    if (step == 0 && bin->capacity < CN_BIN_IDS)
+    step = step < CN_BIN_BLOCKS_MAX - bin->capacity ? step : CN_BIN_BLOCKS_MAX - bin->capacity;
+    if (step == 0 && bin->capacity < CN_BIN_BLOCKS_MAX)
         step = 1;
     uint64_t bytes = step * block_bytes;
     if (step == 0 || (!buy(cache, bytes) && !(take_from_others(cache, bin) && buy(cache, bytes))))
         return false;
-    bin->capacity += (uint32_t)step;
+    bin->capacity = (uint16_t)(bin->capacity + step);
     return true;
 }
 
@@ -198,11 +225,8 @@ static void retire(struct cn_thread_cache *cache)
         link = &(*link)->pool_next;
     *link = cache->pool_next;
     for (uint32_t c = 1; c <= CN_CLASS_LAST; c++) {
-        struct cn_bin *bin = &cache->bins[c];
-        small->counts[c].alloc_count += atomic_load(&bin->alloc_count);
-        small->counts[c].requested_bytes += atomic_load(&bin->requested_bytes);
-        atomic_store(&bin->alloc_count, 0);
-        atomic_store(&bin->requested_bytes, 0);
+        small->counts[c].alloc_count += atomic_exchange(&cache->alloc_count[c], 0);
+        small->counts[c].requested_bytes += atomic_exchange(&cache->requested_bytes[c], 0);
     }
     cache->pool_next = small->spare_caches;
     small->spare_caches = cache;
@@ -312,15 +336,15 @@ void cn_thread_cache_forget_pool(cenote_pool *pool)
 
 /* Puts what a batch brought beyond the first block into the bin, the lowest on top; what it has no
  * room for goes back. */
-static void fill(cenote_pool *pool, struct cn_bin *bin, const uint32_t *ids, uint32_t count)
+static void fill(struct cn_thread_cache *cache, struct cn_bin *bin, const uint32_t *ids,
+                 uint32_t count)
 {
-    uint32_t have = bin != NULL ? count_of(bin) : 0;
-    uint32_t room = bin != NULL ? bin->capacity - have : 0;
+    cenote_pool *pool = cache->pool;
+    uint32_t have = count_of(bin), room = bin->capacity - have;
     uint32_t kept = count < room ? count : room;
     for (uint32_t i = 0; i < kept; i++)
-        bin->ids[have + i] = ids[kept - 1 - i];
-    if (bin != NULL)
-        atomic_store_explicit(&bin->count, have + kept, memory_order_relaxed);
+        blocks_of(cache, bin)[have + i] = block_of(pool, ids[kept - 1 - i]);
+    count_set(bin, have + kept);
     if (kept == count)
         return;
     pthread_mutex_lock(&pool->lock);
@@ -332,7 +356,7 @@ static void fill(cenote_pool *pool, struct cn_bin *bin, const uint32_t *ids, uin
 /* Half of what the bin may hold, a batch's bytes at most, and the block that is asked for. */
 static uint32_t batch_of(struct cn_thread_cache *cache, struct cn_bin *bin)
 {
-    uint64_t block_bytes = cn_class_bytes((uint32_t)(bin - cache->bins));
+    uint64_t block_bytes = cn_class_bytes(class_of(cache, bin));
     if (block_bytes > BATCH_BYTES / 2)
         return 1;
     (void)grow(cache, bin);
@@ -340,14 +364,15 @@ static uint32_t batch_of(struct cn_thread_cache *cache, struct cn_bin *bin)
     return 1 + (uint32_t)(half < most ? half : most);
 }
 
-static void count_alloc(cenote_pool *pool, struct cn_bin *bin, uint64_t size_bytes)
+static void count_alloc(cenote_pool *pool, struct cn_thread_cache *cache, uint64_t size_bytes)
 {
-    if (bin != NULL) {
-        cn_add_relaxed(&bin->alloc_count, 1);
-        cn_add_relaxed(&bin->requested_bytes, size_bytes);
+    uint32_t size_class = cn_size_class(size_bytes);
+    if (cache != NULL) {
+        cn_add_relaxed(&cache->alloc_count[size_class], 1);
+        cn_add_relaxed(&cache->requested_bytes[size_class], size_bytes);
         return;
     }
-    struct cn_class_counts *counts = &pool->small->counts[cn_size_class(size_bytes)];
+    struct cn_class_counts *counts = &pool->small->counts[size_class];
     pthread_mutex_lock(&pool->lock);
     counts->alloc_count++;
     counts->requested_bytes += size_bytes;
@@ -376,22 +401,23 @@ cenote_status cn_thread_cache_alloc(cenote_pool *pool, uint64_t size_bytes, void
     if (cache != NULL && cn_thread_cache_pop(pool, size_bytes, out_data))
         return CENOTE_OK;
     struct cn_bin *bin = cache != NULL ? &cache->bins[cn_size_class(size_bytes)] : NULL;
-    uint32_t ids[1 + CN_BIN_IDS], count = bin != NULL ? batch_of(cache, bin) : 1;
+    uint32_t ids[1 + CN_BIN_BLOCKS_MAX], count = bin != NULL ? batch_of(cache, bin) : 1;
     pthread_mutex_lock(&pool->lock);
     status = cn_small_take(pool, size_bytes, count, ids, &count, err);
     pthread_mutex_unlock(&pool->lock);
     if (status != CENOTE_OK)
         return status;
-    *out_data = pool->base + ((uint64_t)ids[0] << CN_CLASS_UNIT_SHIFT);
-    count_alloc(pool, bin, size_bytes);
+    *out_data = block_of(pool, ids[0]);
+    count_alloc(pool, cache, size_bytes);
     if (count > 1)
-        fill(pool, bin, ids + 1, count - 1);
+        fill(cache, bin, ids + 1, count - 1);
     return CENOTE_OK;
 }
 
 bool cn_thread_cache_free(cenote_pool *pool, uint64_t offset)
 {
-    uint32_t size_class = cn_class_at(pool, offset), id = (uint32_t)(offset >> CN_CLASS_UNIT_SHIFT);
+    uint32_t size_class = cn_class_at(pool, offset);
+    char *data = pool->base + offset;
     if (size_class == 0)
         return false;
     assert(size_class <= CN_CLASS_LAST && offset % 64 == 0 &&
@@ -399,17 +425,17 @@ bool cn_thread_cache_free(cenote_pool *pool, uint64_t offset)
     struct cn_thread_cache *cache = cache_of(pool);
     struct cn_bin *bin = cache != NULL ? &cache->bins[size_class] : NULL;
     for (uint32_t i = 0; bin != NULL && i < count_of(bin); i++)
-        assert(bin->ids[i] != id && "cenote_pool_free: a block that is free");
+        assert(cache->blocks[size_class][i] != data && "cenote_pool_free: a block that is free");
     if (bin != NULL && (count_of(bin) < bin->capacity || grow(cache, bin) || bin->capacity > 0)) {
         if (count_of(bin) == bin->capacity)
             give_oldest_locking(cache, bin, (bin->capacity + 1) / 2);
         uint32_t count = count_of(bin);
-        bin->ids[count] = id;
-        atomic_store_explicit(&bin->count, count + 1, memory_order_relaxed);
+        cache->blocks[size_class][count] = data;
+        count_set(bin, count + 1);
         return true;
     }
     pthread_mutex_lock(&pool->lock);
-    bool given = cn_small_give(pool, id);
+    bool given = cn_small_give(pool, id_of(pool, data));
     pthread_mutex_unlock(&pool->lock);
     assert(given && "cenote_pool_free: not a block of this pool, or freed twice");
     (void)given;

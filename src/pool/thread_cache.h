@@ -3,7 +3,7 @@
  *
  *   thread's slots   [ pool 17 | cache ][ - ][ pool 3 | cache ] ..      by the pool's number
  *                                \
- *   cache            bins[class]:  count, capacity | ids, the last freed on top
+ *   cache            bins[class]:  count, capacity | blocks, the last freed on top
  *                                    |   ^
  *   miss: a batch  <-----------------+   +----------------->  full: the older half
  *                        the pool: slabs and granules, locked
@@ -29,23 +29,23 @@
 #include "base/compiler.h"
 #include "pool/small.h"
 
-#define CN_BIN_IDS            26u
+#define CN_BIN_BLOCKS_MAX     24u
 #define CN_THREAD_CACHE_SLOTS 32u
-#define CN_THREAD_CACHE_BINS                                                                       \
-    (CN_CLASS_INSIDE + 1) /* those of 0 and INSIDE have no capacity, ever */
+#define CN_THREAD_CACHE_BINS  (CN_CLASS_INSIDE + 1) /* those of 0 and INSIDE have no capacity */
 
 /* Atomic members are written by the owner alone, and read by others for statistics. */
 struct cn_bin {
-    CN_ALIGNED(64) _Atomic uint32_t count;
-    uint32_t capacity;
-    _Atomic uint64_t alloc_count, requested_bytes; /* ever */
-    uint32_t ids[CN_BIN_IDS];
+    _Atomic uint16_t count;
+    uint16_t capacity;
 };
 
-static_assert(sizeof(struct cn_bin) == 2 * CN_CACHE_LINE_BYTES, "a bin is two cache lines");
-
+/* Apart from the blocks, so that the fast paths reach a bin's count in one addition: these few
+ * loads and additions wait for each other, and are all that a hit takes. */
 struct cn_thread_cache {
     struct cn_bin bins[CN_THREAD_CACHE_BINS];
+    _Atomic uint64_t alloc_count[CN_THREAD_CACHE_BINS]; /* ever */
+    _Atomic uint64_t requested_bytes[CN_THREAD_CACHE_BINS];
+    char *blocks[CN_THREAD_CACHE_BINS][CN_BIN_BLOCKS_MAX];
     cenote_pool *pool;
     struct cn_thread_cache *thread_next;  /* of this thread; registry */
     struct cn_thread_cache *pool_next;    /* of this pool; the pool's lock */
@@ -85,14 +85,14 @@ static inline bool cn_thread_cache_pop(const cenote_pool *pool, uint64_t size_by
     struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
     if (CN_UNLIKELY(cache == NULL || size_bytes - 1 >= CN_CLASS_BYTES_MAX))
         return false;
-    struct cn_bin *bin = &cache->bins[cn_size_class(size_bytes)];
-    uint32_t count = atomic_load_explicit(&bin->count, memory_order_relaxed);
+    uint32_t c = cn_size_class(size_bytes);
+    uint32_t count = atomic_load_explicit(&cache->bins[c].count, memory_order_relaxed);
     if (CN_UNLIKELY(count == 0))
         return false;
-    *out_data = pool->base + ((uint64_t)bin->ids[count - 1] << CN_CLASS_UNIT_SHIFT);
-    atomic_store_explicit(&bin->count, count - 1, memory_order_relaxed);
-    cn_add_relaxed(&bin->alloc_count, 1);
-    cn_add_relaxed(&bin->requested_bytes, size_bytes);
+    *out_data = cache->blocks[c][count - 1];
+    atomic_store_explicit(&cache->bins[c].count, (uint16_t)(count - 1), memory_order_relaxed);
+    cn_add_relaxed(&cache->alloc_count[c], 1);
+    cn_add_relaxed(&cache->requested_bytes[c], size_bytes);
     return true;
 }
 
@@ -105,17 +105,18 @@ static inline uint32_t cn_class_at(const cenote_pool *pool, uint64_t offset)
 }
 
 /* The fast path of free. */
-static inline bool cn_thread_cache_push(const cenote_pool *pool, uint64_t offset)
+static inline bool cn_thread_cache_push(const cenote_pool *pool, void *data)
 {
     struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
+    uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
     if (CN_UNLIKELY(cache == NULL))
         return false;
-    struct cn_bin *bin = &cache->bins[cn_class_at(pool, offset)];
-    uint32_t count = atomic_load_explicit(&bin->count, memory_order_relaxed);
-    if (CN_UNLIKELY(count >= bin->capacity))
+    uint32_t c = cn_class_at(pool, offset);
+    uint32_t count = atomic_load_explicit(&cache->bins[c].count, memory_order_relaxed);
+    if (CN_UNLIKELY(count >= cache->bins[c].capacity))
         return false;
-    bin->ids[count] = (uint32_t)(offset >> CN_CLASS_UNIT_SHIFT);
-    atomic_store_explicit(&bin->count, count + 1, memory_order_relaxed);
+    cache->blocks[c][count] = data;
+    atomic_store_explicit(&cache->bins[c].count, (uint16_t)(count + 1), memory_order_relaxed);
     return true;
 }
 
