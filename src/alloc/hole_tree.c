@@ -77,9 +77,7 @@ static struct cn_hole leaf_hole(const struct cn_hole_tree *tree, uint64_t leaf)
             hole.head = run;
         only_free = false;
         hole.longest = longer(hole.longest, run);
-        /* Runs inside the word count when they are longer than the longest so far. */
-        for (uint64_t longer_runs = cn_bits_runs(bits, hole.longest + 1); longer_runs != 0;)
-            longer_runs &= bits >> ++hole.longest;
+        hole.longest = longer(hole.longest, cn_bits_longest(bits));
         run = bits == 0 ? 0 : (uint32_t)__builtin_clzll(~bits);
     }
     if (only_free)

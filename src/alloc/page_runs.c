@@ -105,6 +105,22 @@ void cn_page_runs_free(struct cn_page_runs *runs, struct cn_run block)
     runs->block_count--;
 }
 
+void cn_page_runs_take_each(struct cn_page_runs *runs, struct cn_run run)
+{
+    cn_page_runs_take(runs, run);
+    cn_bits_set(runs->first, run.first, run.first + run.count);
+    runs->block_count += run.count - 1;
+}
+
+void cn_page_runs_free_each(struct cn_page_runs *runs, struct cn_run run)
+{
+    uint64_t end = run.first + run.count;
+    assert(cn_bits_count(runs->first, run.first, end) == run.count);
+    cn_bits_clear(runs->first, run.first, end);
+    cn_page_runs_free(runs, run);
+    runs->block_count -= run.count - 1;
+}
+
 uint64_t cn_page_runs_top(const struct cn_page_runs *runs)
 {
     uint64_t chunk_end = cn_bits_above_last(runs->busy, cn_chunks_of(runs->granule_count));

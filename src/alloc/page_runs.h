@@ -62,6 +62,10 @@ bool cn_page_runs_block(const struct cn_page_runs *runs, uint64_t first, struct 
 /* Frees a block that cn_page_runs_block() gave. It stays committed. */
 void cn_page_runs_free(struct cn_page_runs *runs, struct cn_run block);
 
+/* The same for a run of blocks of one granule each, in one step. */
+void cn_page_runs_take_each(struct cn_page_runs *runs, struct cn_run run);
+void cn_page_runs_free_each(struct cn_page_runs *runs, struct cn_run run);
+
 static inline uint64_t cn_page_runs_largest_hole(const struct cn_page_runs *runs)
 {
     return cn_hole_tree_longest(&runs->holes);

@@ -84,4 +84,19 @@ static inline uint64_t cn_bits_runs(uint64_t word, uint64_t count)
     return word;
 }
 
+/* The length of the longest run of set bits: from one run to the next. */
+static inline uint32_t cn_bits_longest(uint64_t word)
+{
+    uint32_t longest = 0;
+    while (word != 0) {
+        word >>= __builtin_ctzll(word);
+        if (word == UINT64_MAX)
+            return CN_WORD_BITS;
+        uint32_t length = (uint32_t)__builtin_ctzll(~word);
+        longest = longest < length ? length : longest;
+        word >>= length;
+    }
+    return longest;
+}
+
 #endif

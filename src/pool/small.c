@@ -229,13 +229,8 @@ static cenote_status take_run(cenote_pool *pool, uint64_t size_bytes, uint32_t *
 
 static void give_granules(cenote_pool *pool, struct cn_run run)
 {
-    struct cn_run block;
-    for (uint64_t i = run.first; i < run.first + run.count; i++) {
-        bool found = cn_page_runs_block(&pool->runs, i, &block);
-        assert(found && block.count == 1);
-        (void)found;
-        cn_page_runs_free(&pool->runs, block);
-    }
+    if (run.count > 0)
+        cn_page_runs_free_each(&pool->runs, run);
 }
 
 static cenote_status lend(cenote_pool *pool, uint64_t size_bytes, struct cn_run *out_run,
@@ -246,10 +241,8 @@ static cenote_status lend(cenote_pool *pool, uint64_t size_bytes, struct cn_run 
     cenote_status status = obtain(pool, size_bytes, granules, out_run, err);
     if (status != CENOTE_OK)
         return status;
-    for (uint64_t i = 0; i < out_run->count; i++) {
-        cn_page_runs_take(&pool->runs, (struct cn_run){out_run->first + i, 1});
-        pool->slack_bytes[out_run->first + i] = 0;
-    }
+    cn_page_runs_take_each(&pool->runs, *out_run);
+    memset(pool->slack_bytes + out_run->first, 0, out_run->count * sizeof *pool->slack_bytes);
     cn_slabs_lend(slabs, *out_run);
     return CENOTE_OK;
 }

@@ -479,6 +479,34 @@ static void test_random(void **state)
     }
 }
 
+/* A run of blocks of one granule is what taking and freeing each gives. */
+static void test_each(void **state)
+{
+    (void)state;
+    static uint64_t books[2][1024];
+    struct cn_page_runs one, by_one;
+    struct cn_run block;
+    assert_true(cn_page_runs_metadata_bytes(300) <= sizeof books[0]);
+    cn_page_runs_init(&one, 300, books[0]);
+    cn_page_runs_init(&by_one, 300, books[1]);
+    cn_page_runs_take_each(&one, (struct cn_run){60, 9});
+    for (uint64_t i = 60; i < 69; i++)
+        cn_page_runs_take(&by_one, (struct cn_run){i, 1});
+    assert_null(cn_page_runs_check(&one));
+    assert_memory_equal(books[0], books[1], sizeof books[0]);
+    assert_int_equal(one.block_count, 9);
+    assert_int_equal(one.used_count, 9);
+    cn_page_runs_free_each(&one, (struct cn_run){62, 5});
+    assert_null(cn_page_runs_check(&one));
+    assert_int_equal(one.block_count, 4);
+    for (uint64_t i = 60; i < 69; i++)
+        assert_int_equal(cn_page_runs_block(&one, i, &block), i < 62 || i > 66);
+    cn_page_runs_free_each(&one, (struct cn_run){60, 2});
+    cn_page_runs_free_each(&one, (struct cn_run){67, 2});
+    assert_int_equal(one.block_count + one.used_count, 0);
+    assert_null(cn_page_runs_check(&one));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -492,6 +520,7 @@ int main(void)
         cmocka_unit_test_teardown(test_decay, close_range),
         cmocka_unit_test_teardown(test_check_sees_what_is_broken, close_range),
         cmocka_unit_test_teardown(test_random, close_range),
+        cmocka_unit_test(test_each),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
