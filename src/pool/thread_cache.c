@@ -22,7 +22,7 @@
 /* What a bin grows by, and a batch has, at most, unless that is less than a block. */
 #define BATCH_BYTES 65536u
 /* What a cache may hold, however large the budget. */
-#define CACHE_BYTES_MAX (UINT64_C(8) << 20)
+#define CACHE_BYTES_MAX (UINT64_C(16) << 20)
 /* Other bins that are looked at for capacity when the budget has none. */
 #define LOOKS 8u
 

@@ -19,7 +19,7 @@
 #define THREADS 4
 #define POOLS   2
 #define PLACES  64
-#define ROUNDS  6
+#define ROUNDS  4
 #define OPS     1500
 #define PROCESS MIB
 
