@@ -15,7 +15,7 @@
  *  another pool of the same class cannot be told from its own.
  *
  *  Threads: every function from any thread. pin, unpin and retain are one atomic operation each and
- *  take no lock, unless the tensor is on the move just then: pin waits for that one move. */
+ *  take no lock, unless the tensor is on the move just then: pin waits until it is there. */
 #ifndef CENOTE_TENSOR_H
 #define CENOTE_TENSOR_H
 

@@ -8,8 +8,9 @@
  *   the budget's ladder, for a run without a hole           window anywhere
  *
  * A move is made with the pool locked and the tensor's *moving* bit set, so whoever pins it then
- * waits for that one move. What may not move (pinned, vetoed, raw) is an obstacle that the planner
- * works around; what was kept once is not asked for again in the same pass.
+ * waits: for that move, or for those that empty a window. What may not move (pinned, vetoed, raw)
+ * is an obstacle that the planner works around; what was kept once is not asked for again in the
+ * same pass.
  *
  * Dropping follows the same rules. A hand goes round over the slots, and takes what is rebuildable,
  * unpinned, and was not pinned since the hand came by last (Corbato's clock). */
