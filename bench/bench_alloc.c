@@ -29,11 +29,12 @@
 
 #include "bench.h"
 
-#define SLOTS        512u
-#define RING         256u
-#define BUDGET_BYTES (UINT64_C(4) << 30)
-#define SIZES        13u /* 256 B to 1 MiB */
-#define TICKS_MAX    65536u
+#define SLOTS          512u
+#define RING           256u
+#define BUDGET_BYTES   (UINT64_C(4) << 30)
+#define SIZES          13u /* 256 B to 1 MiB */
+#define TICKS_MAX      65536u
+#define PAIR_STRETCHES 25u
 
 enum { CHURN_MEAN = SIZES, CHURN_P50, CHURN_P99, CHURN_P999, CHURN_TWO, HANDED, FIGURES };
 
@@ -104,14 +105,19 @@ static uint64_t random_size(uint64_t *state)
     return power + (bits >> 16) % power;
 }
 
+/* The median of short stretches, for somebody else may have the core for one of them. */
 static double pair(uint64_t size_bytes, unsigned operations)
 {
-    for (unsigned i = 0; i < 1000; i++)
-        give(take(size_bytes));
-    double begin = bench_now();
-    for (unsigned i = 0; i < operations; i++)
-        give(take(size_bytes));
-    return (bench_now() - begin) * 1e9 / operations;
+    bench_series stretches = {0};
+    unsigned count = operations / PAIR_STRETCHES;
+    for (unsigned s = 0; s <= PAIR_STRETCHES; s++) {
+        double begin = bench_now();
+        for (unsigned i = 0; i < count; i++)
+            give(take(size_bytes));
+        if (s > 0) /* the first one warms up */
+            bench_add(&stretches, (bench_now() - begin) * 1e9 / count);
+    }
+    return bench_quantile(&stretches, 0.5);
 }
 
 struct churn {

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "alloc/slab.h"
+#include "base/bits.h"
 #include "base/compiler.h"
 
 #define NO_PAGE    UINT32_MAX
@@ -96,29 +97,17 @@ static two_words run_starts(two_words bits, uint32_t count)
     return bits;
 }
 
-/* The length of the longest run that begins in the lower word, up to WORD_BITS: doubled for as long
- * as there is one, then what is left by halves. */
+/* The length of the longest run that begins in the word, up to WORD_BITS; the last one may go on in
+ * the next word. */
 static uint32_t longest_run(two_words bits)
 {
-    uint32_t length = 0;
-    two_words at[7]; /* starts of runs of 1, 2, 4 .. 64 */
-    uint32_t level = 0;
-    at[0] = bits;
-    if ((uint64_t)bits == 0)
-        return 0;
-    while (level < 6 && (uint64_t)(at[level] & at[level] >> (1u << level)) != 0) {
-        at[level + 1] = at[level] & at[level] >> (1u << level);
-        level++;
-    }
-    length = 1u << level;
-    for (two_words starts = at[level]; level-- > 0;) {
-        two_words longer = starts & at[level] >> length;
-        if ((uint64_t)longer == 0)
-            continue;
-        starts = longer;
-        length += 1u << level;
-    }
-    return length < WORD_BITS ? length : WORD_BITS;
+    uint64_t low = (uint64_t)bits, next = (uint64_t)(bits >> WORD_BITS);
+    uint32_t longest = cn_bits_longest(low), last = 0;
+    if (low >> (WORD_BITS - 1) != 0 && low != UINT64_MAX)
+        last = (uint32_t)__builtin_clzll(~low) +
+               (next == UINT64_MAX ? WORD_BITS : (uint32_t)__builtin_ctzll(~next));
+    longest = longest > last ? longest : last;
+    return longest < WORD_BITS ? longest : WORD_BITS;
 }
 
 /* The first word from @p word on whose reach is @p count (at most 64) or more, or the end. Eight
