@@ -131,6 +131,7 @@ enum cn_move_result cn_pool_move_copy(cenote_pool *pool, struct cn_run block, ui
         return CN_MOVE_STAYS;
     char *from = address_of(pool, block.first), *data = address_of(pool, to);
     cn_poison_open(data, size_bytes, block.count * GRANULE_BYTES);
+    cn_poison_forget(from, size_bytes); /* a cached block may have been asked for less */
     memcpy(data, from, size_bytes);
     cn_poison_take(from, block.count * GRANULE_BYTES);
     rewrite(pool, block, place);
