@@ -148,7 +148,7 @@ static bool move_or_drop(struct pass *pass, struct cn_tensor_slot *slot, const s
     cenote_pool *pool = pass->pool;
     enum cn_move_result moved = CN_MOVE_STAYS;
     if (move->block.count >= CN_REMAP_GRANULES_MIN)
-        moved = cn_pool_move_remap(pool, move->block, move->to);
+        moved = cn_pool_move_remap(pool, move->block, slot->size_bytes, move->to);
     if (moved == CN_MOVE_STAYS && slot->dropped != NULL && slot->rebuild_bytes != 0 &&
         slot->rebuild_bytes < slot->size_bytes) {
         pass->result.dropped_bytes += slot->size_bytes;
@@ -156,7 +156,7 @@ static bool move_or_drop(struct pass *pass, struct cn_tensor_slot *slot, const s
         return true;
     }
     if (moved == CN_MOVE_STAYS)
-        moved = cn_pool_move_copy(pool, move->block, move->to);
+        moved = cn_pool_move_copy(pool, move->block, slot->size_bytes, move->to);
     if (moved == CN_MOVE_STAYS) {
         let_go(slot);
         return false;

@@ -73,12 +73,11 @@ static bool copy_back(cenote_pool *pool, struct cn_run block, struct cn_run plac
 }
 
 /* After the kernel moved @p count granules and not the rest. */
-static enum cn_move_result give_up(cenote_pool *pool, struct cn_run block, struct cn_run place,
-                                   uint64_t count)
+static enum cn_move_result give_up(cenote_pool *pool, struct cn_run block, uint64_t size_bytes,
+                                   struct cn_run place, uint64_t count)
 {
     if (copy_back(pool, block, place, count)) {
-        cn_poison_open(address_of(pool, block.first), asked_bytes(pool, block),
-                       block.count * GRANULE_BYTES);
+        cn_poison_open(address_of(pool, block.first), size_bytes, block.count * GRANULE_BYTES);
         return CN_MOVE_STAYS;
     }
     pool->os->ops->memory_decommit(pool->os, address_of(pool, place.first),
@@ -92,7 +91,8 @@ static enum cn_move_result give_up(cenote_pool *pool, struct cn_run block, struc
     return CN_MOVE_LOST;
 }
 
-enum cn_move_result cn_pool_move_remap(cenote_pool *pool, struct cn_run block, uint64_t to)
+enum cn_move_result cn_pool_move_remap(cenote_pool *pool, struct cn_run block, uint64_t size_bytes,
+                                       uint64_t to)
 {
     struct cn_page_runs *runs = &pool->runs;
     struct cn_run place = {to, block.count}, bare;
@@ -103,37 +103,39 @@ enum cn_move_result cn_pool_move_remap(cenote_pool *pool, struct cn_run block, u
     if (!cn_page_runs_uncommitted(runs, place, &bare) || bare.count < place.count)
         cn_pool_decommit(pool, place);
     char *from = address_of(pool, block.first), *data = address_of(pool, to);
-    uint64_t size_bytes = block.count * GRANULE_BYTES;
-    cn_poison_forget(from, size_bytes); /* copy_back() reads all of it */
-    int64_t moved_bytes = pool->os->ops->memory_remap(pool->os, from, data, size_bytes);
+    uint64_t whole_bytes = block.count * GRANULE_BYTES;
+    cn_poison_forget(from, whole_bytes); /* copy_back() reads all of it */
+    int64_t moved_bytes = pool->os->ops->memory_remap(pool->os, from, data, whole_bytes);
     enum cn_move_result result = CN_MOVE_REMAPPED;
-    if (moved_bytes == (int64_t)size_bytes) {
+    if (moved_bytes == (int64_t)whole_bytes) {
+        cn_poison_open(data, size_bytes, whole_bytes);
         rewrite(pool, block, place);
         cn_page_runs_commit(runs, place);
         cn_pool_decommit(pool, block); /* its pages are gone already; its page tables may be not */
-        cn_poison_open(data, asked_bytes(pool, place), size_bytes);
     } else {
         uint64_t count = moved_bytes > 0 ? (uint64_t)moved_bytes / GRANULE_BYTES : 0;
-        result = give_up(pool, block, place, count);
+        result = give_up(pool, block, size_bytes, place, count);
     }
     cn_pool_settle(pool);
     return result;
 }
 
-enum cn_move_result cn_pool_move_copy(cenote_pool *pool, struct cn_run block, uint64_t to)
+enum cn_move_result cn_pool_move_copy(cenote_pool *pool, struct cn_run block, uint64_t size_bytes,
+                                      uint64_t to)
 {
     struct cn_run place = {to, block.count};
-    uint64_t committed, touched, size_bytes = asked_bytes(pool, block);
+    uint64_t committed, touched, whole_bytes = block.count * GRANULE_BYTES;
     cn_page_runs_preview(&pool->runs, place, &committed, &touched);
     if (committed > pool->quota_granules ||
         !charge_up_to(pool, cn_pool_charge_of(committed, touched)) ||
         cn_pool_commit(pool, place, NULL) != CENOTE_OK)
         return CN_MOVE_STAYS;
     char *from = address_of(pool, block.first), *data = address_of(pool, to);
-    cn_poison_open(data, size_bytes, block.count * GRANULE_BYTES);
-    cn_poison_forget(from, size_bytes); /* a cached block may have been asked for less */
-    memcpy(data, from, size_bytes);
-    cn_poison_take(from, block.count * GRANULE_BYTES);
+    cn_poison_forget(from, whole_bytes); /* behind what was asked for may lie a zone */
+    cn_poison_forget(data, whole_bytes);
+    memcpy(data, from, whole_bytes);
+    cn_poison_open(data, size_bytes, whole_bytes);
+    cn_poison_take(from, whole_bytes);
     rewrite(pool, block, place);
     if (pool->runs.committed_count > pool->counts.committed_peak_granules)
         pool->counts.committed_peak_granules = pool->runs.committed_count;

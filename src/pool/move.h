@@ -16,11 +16,14 @@ enum cn_move_result {
 /* Below this a copy takes no longer, and leaves no mapping behind. */
 #define CN_REMAP_GRANULES_MIN 16u
 
-/* Page tables only: CN_MOVE_REMAPPED, CN_MOVE_STAYS or CN_MOVE_LOST. @p to is the first granule of
- * a free run of the block's length. */
-enum cn_move_result cn_pool_move_remap(cenote_pool *pool, struct cn_run block, uint64_t to);
+/* Page tables only: CN_MOVE_REMAPPED, CN_MOVE_STAYS or CN_MOVE_LOST. @p size_bytes is what the
+ * block's owner asked for, and may see of it. @p to is the first granule of a free run of the
+ * block's length. */
+enum cn_move_result cn_pool_move_remap(cenote_pool *pool, struct cn_run block, uint64_t size_bytes,
+                                       uint64_t to);
 
 /* Bytes: CN_MOVE_COPIED or CN_MOVE_STAYS. */
-enum cn_move_result cn_pool_move_copy(cenote_pool *pool, struct cn_run block, uint64_t to);
+enum cn_move_result cn_pool_move_copy(cenote_pool *pool, struct cn_run block, uint64_t size_bytes,
+                                      uint64_t to);
 
 #endif
