@@ -14,7 +14,7 @@
  *  until somebody needs it or the pool has handed out 64 times what it holds without it.
  *
  *  Threads: a budget may be used from any thread. A pool may be used from any thread; each call
- *  takes the pool's lock. */
+ *  takes the pool's lock, but for small blocks that the thread has at hand. */
 #ifndef CENOTE_POOL_H
 #define CENOTE_POOL_H
 
@@ -193,10 +193,10 @@ CENOTE_API size_t cenote_pool_destroy(cenote_pool *pool);
  *  builds also poison what follows @p size_bytes).
  *
  *  In whole granules, aligned to 64 KiB; but in pools of image_features, text_embeddings and
- * general what is up to 1 MiB is rounded to one of eight sizes for each doubling, 256 B at least,
- * and aligned to any power of two up to 64 KiB that divides @p size_bytes, 64 B at least. There
- * blocks of up to 1 MiB that are freed stay at hand for the thread that freed them; all threads'
- * together are 1 % of the budget at most.
+ *  general what is up to 1 MiB is rounded to one of eight sizes for each doubling, 256 B at least,
+ *  and aligned to any power of two up to 64 KiB that divides @p size_bytes, 64 B at least. Freed
+ *  ones stay at hand for the thread that freed them; all threads' together are 1 % of the budget
+ *  at most.
  *  @param out_data  set on success only; release with cenote_pool_free()
  *  Ownership: the caller's until freed; the pool must outlive it.
  *  Errors: CENOTE_E_INVAL (0 bytes), CENOTE_E_BUDGET (quota or budget, and the largest hole, in
@@ -207,7 +207,8 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_alloc(cenote_pool *pool, 
                                                              void **out_data, cenote_error *err);
 
 /** Frees a block; it stays committed and charged until the budget needs it, it decays or the pool
- *  is trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts.
+ *  is trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts,
+ *  for small blocks perhaps only when they go back to the pool (cenote/debug.h: at once).
  *  Threads: any, whoever allocated it. A thread that ends gives back what it has at hand. */
 CENOTE_API void cenote_pool_free(cenote_pool *pool, void *data);
 
