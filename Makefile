@@ -65,10 +65,10 @@ bench-replay: release ## footprints of the allocators on a serving trace (a minu
 	$(call install_deps,python3)
 	@python3 bench/replay.py $(RELEASE)/cli/cenote $(ARGS)
 
-soak: ## run the stress tests over and over, SOAK_MINUTES (default 30)
+soak: ## SOAK_OPERATIONS of churn (10^9), then stress tests, SOAK_MINUTES (30) of them
 	@mkdir -p build
 	$(call install_deps,$(DEPS_TEST))
-	@sh tools/soak.sh $${SOAK_MINUTES:-30} $(JOBS)
+	@sh tools/soak.sh $${SOAK_MINUTES:-30} $(JOBS) $${SOAK_OPERATIONS:-1000000000}
 
 install: release ## install below PREFIX (default /usr/local)
 	@cmake --install $(RELEASE) --prefix $(PREFIX)

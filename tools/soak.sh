@@ -1,8 +1,12 @@
 #!/bin/sh
-# soak.sh MINUTES JOBS: the stress and property tests again and again, under the thread and the
-# address sanitizer in turn, until the time is over or one fails.
+# soak.sh MINUTES JOBS OPERATIONS: first so many operations of churn on one pool, whose footprint
+# must stay flat (bench/bench_soak.c); then the stress and property tests again and again, under the
+# thread and the address sanitizer in turn, until the time is over or one fails.
 set -eu
-minutes=$1 jobs=$2
+minutes=$1 jobs=$2 operations=$3
+cmake --preset release -DCENOTE_BENCH=ON >/dev/null
+cmake --build build/release -j "$jobs" --target bench_soak >/dev/null
+build/release/bench/bench_soak "$operations"
 end=$(($(date +%s) + minutes * 60))
 for preset in asan tsan; do
     cmake --preset $preset >/dev/null
