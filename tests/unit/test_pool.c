@@ -16,80 +16,18 @@
 #include <cenote/hardware.h>
 #include <cenote/pool.h>
 
-#include "os/fake/fake.h"
 #include "pool/budget.h"
+#include "pool_fixture.h"
 #include "shadow.h"
 
 #define KIB     UINT64_C(1024)
 #define MIB     (KIB * KIB)
 #define GRANULE ((uint64_t)CENOTE_GRANULE_BYTES)
-#define PROCESS MIB
 #define LIMIT   (64 * MIB)
 
-struct rig {
-    struct cn_fake *fake;
-    cenote_budget *budget;
-};
-
-static int rig_up(void **state)
+static int set_up(void **state)
 {
-    struct rig *rig = calloc(1, sizeof *rig);
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    rig->fake = cn_fake_create();
-    options.os = cn_fake_os(rig->fake);
-    options.limit_bytes = LIMIT;
-    options.process_bytes = PROCESS;
-    assert_int_equal(cenote_budget_create(&options, &rig->budget, NULL), CENOTE_OK);
-    *state = rig;
-    return 0;
-}
-
-static uint64_t charged(const struct rig *rig)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    return stats.charged_bytes - PROCESS;
-}
-
-static int rig_down(void **state)
-{
-    struct rig *rig = *state;
-    struct cn_fake_books books = cn_fake_books_get(rig->fake);
-    assert_int_equal(books.reservations, 0);
-    assert_int_equal(books.committed_bytes, 0);
-    assert_int_equal(books.misuse_count, 0);
-    assert_int_equal(charged(rig), 0);
-    cenote_budget_destroy(rig->budget);
-    cn_fake_destroy(rig->fake);
-    free(rig);
-    return 0;
-}
-
-static cenote_pool *make(const struct rig *rig, cenote_class class_id, uint64_t quota_bytes)
-{
-    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    cenote_pool *pool = NULL;
-    options.class_id = class_id;
-    options.quota_bytes = quota_bytes;
-    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
-    return pool;
-}
-
-static void *alloc(cenote_pool *pool, uint64_t size_bytes)
-{
-    void *data = NULL;
-    cenote_error err = {0};
-    if (cenote_pool_alloc(pool, size_bytes, &data, &err) != CENOTE_OK)
-        fail_msg("%s", err.message);
-    assert_null(cenote_pool_check(pool));
-    return data;
-}
-
-static cenote_pool_stats stats_of(const cenote_pool *pool)
-{
-    cenote_pool_stats stats;
-    cenote_pool_stats_get(pool, &stats);
-    return stats;
+    return rig_up(state, LIMIT, CENOTE_CLASS_COUNT);
 }
 
 /* ---- charges ---- */
@@ -99,17 +37,17 @@ static void test_overhead_is_exact(void **state)
     struct rig *rig = *state;
     static const uint64_t quotas[] = {1, GRANULE, 2 * MIB, 100 * MIB, 3 * KIB * MIB + 1};
     for (unsigned i = 0; i < 5; i++) {
-        cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, quotas[i]);
-        assert_int_equal(charged(rig), cenote_pool_overhead_bytes(quotas[i]));
+        cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_GENERAL, quotas[i]);
+        assert_int_equal(rig_charged(rig), cenote_pool_overhead_bytes(quotas[i]));
         assert_int_equal(cenote_pool_destroy(pool), 0);
-        assert_int_equal(charged(rig), 0);
+        assert_int_equal(rig_charged(rig), 0);
     }
     assert_true(cenote_pool_overhead_bytes(0) == UINT64_MAX);
     assert_true(cenote_pool_overhead_bytes(UINT64_MAX) == UINT64_MAX);
     /* Without a quota: the limit's. */
-    cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL, 0);
-    assert_int_equal(charged(rig), cenote_pool_overhead_bytes(LIMIT));
-    assert_int_equal(stats_of(pool).quota_bytes, LIMIT);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_GENERAL, 0);
+    assert_int_equal(rig_charged(rig), cenote_pool_overhead_bytes(LIMIT));
+    assert_int_equal(rig_stats(pool).quota_bytes, LIMIT);
     (void)cenote_pool_destroy(pool);
 }
 
@@ -117,19 +55,19 @@ static void test_charges_add_up(void **state)
 {
     struct rig *rig = *state;
     static const uint64_t sizes[] = {1, GRANULE, GRANULE + 1, 3 * MIB, 100, 7 * MIB - 1, MIB};
-    cenote_pool *pool = make(rig, CENOTE_CLASS_PARAMETERS, 0);
-    uint64_t expected = charged(rig);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_PARAMETERS, 0);
+    uint64_t expected = rig_charged(rig);
     void *data[7];
     for (unsigned i = 0; i < 7; i++) {
-        data[i] = alloc(pool, sizes[i]);
+        data[i] = rig_alloc(pool, sizes[i]);
         expected += cenote_pool_charge_bytes(sizes[i]);
-        assert_int_equal(charged(rig), expected);
+        assert_int_equal(rig_charged(rig), expected);
     }
     /* Freed memory stays, and costs nothing when it is used again. */
     cenote_pool_free(pool, data[3]);
-    assert_int_equal(charged(rig), expected);
-    assert_ptr_equal(alloc(pool, 3 * MIB), data[3]);
-    assert_int_equal(charged(rig), expected);
+    assert_int_equal(rig_charged(rig), expected);
+    assert_ptr_equal(rig_alloc(pool, 3 * MIB), data[3]);
+    assert_int_equal(rig_charged(rig), expected);
     assert_int_equal(cenote_pool_destroy(pool), 7);
     assert_int_equal(cenote_pool_charge_bytes(0), 0);
     assert_int_equal(cenote_pool_charge_bytes(1), GRANULE + 128);
@@ -140,22 +78,22 @@ static void test_charges_add_up(void **state)
 static void test_sparse_memory_pays_its_page_tables(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
-    uint64_t before = charged(rig);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
+    uint64_t before = rig_charged(rig);
     void *small[8], *large[8];
     for (unsigned i = 0; i < 8; i++) {
-        small[i] = alloc(pool, 1);
-        large[i] = alloc(pool, 2 * MIB - GRANULE);
+        small[i] = rig_alloc(pool, 1);
+        large[i] = rig_alloc(pool, 2 * MIB - GRANULE);
     }
     for (unsigned i = 0; i < 8; i++)
         cenote_pool_free(pool, large[i]);
     assert_int_equal(cenote_pool_trim(pool) > 0, 1);
     assert_null(cenote_pool_check(pool));
-    assert_int_equal(charged(rig) - before, 8 * GRANULE + 7 * 4096);
+    assert_int_equal(rig_charged(rig) - before, 8 * GRANULE + 7 * 4096);
     for (unsigned i = 0; i < 8; i++)
         cenote_pool_free(pool, small[i]);
     assert_int_equal(cenote_pool_trim(pool), 8 * GRANULE + 7 * 4096);
-    assert_int_equal(charged(rig), before);
+    assert_int_equal(rig_charged(rig), before);
     assert_int_equal(cenote_pool_trim(pool), 0);
     (void)cenote_pool_destroy(pool);
 }
@@ -180,7 +118,7 @@ static void test_bad_arguments(void **state)
     options.quota_bytes = UINT64_C(1) << 46; /* its book-keeping alone is more than the budget */
     assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, &err), CENOTE_E_BUDGET);
     assert_null(pool);
-    pool = make(rig, CENOTE_CLASS_GENERAL, 0);
+    pool = rig_pool(rig, CENOTE_CLASS_GENERAL, 0);
     assert_int_equal(cenote_pool_alloc(pool, 0, &data, &err), CENOTE_E_INVAL);
     assert_int_equal(cenote_pool_alloc(pool, UINT64_MAX, &data, &err), CENOTE_E_BUDGET);
     assert_null(data);
@@ -193,10 +131,10 @@ static void test_quota(void **state)
 {
     struct rig *rig = *state;
     cenote_error err = {0};
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 10 * GRANULE);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 10 * GRANULE);
     void *data = NULL, *blocks[10];
     for (unsigned i = 0; i < 10; i++)
-        blocks[i] = alloc(pool, GRANULE);
+        blocks[i] = rig_alloc(pool, GRANULE);
     assert_int_equal(cenote_pool_alloc(pool, 1, &data, &err), CENOTE_E_BUDGET);
     static const char *const words[] = {"kv_cache", " 1 bytes", "655360", "largest hole"};
     for (unsigned i = 0; i < 4; i++)
@@ -205,9 +143,9 @@ static void test_quota(void **state)
      * idle granules make way, for they count against the quota as well. */
     for (unsigned i = 0; i < 10; i += 2)
         cenote_pool_free(pool, blocks[i]);
-    data = alloc(pool, 5 * GRANULE);
+    data = rig_alloc(pool, 5 * GRANULE);
     memset(data, 1, 5 * GRANULE);
-    assert_int_equal(stats_of(pool).committed_bytes, 10 * GRANULE);
+    assert_int_equal(rig_stats(pool).committed_bytes, 10 * GRANULE);
     assert_int_equal(cenote_pool_destroy(pool), 6);
 }
 
@@ -215,12 +153,13 @@ static void test_budget_refusal(void **state)
 {
     struct rig *rig = *state;
     cenote_error err = {0};
-    cenote_pool *pool = make(rig, CENOTE_CLASS_PARAMETERS, 0);
-    void *block = alloc(pool, 40 * MIB), *data = NULL;
-    uint64_t before = charged(rig);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_PARAMETERS, 0);
+    void *block = rig_alloc(pool, 40 * MIB), *data = NULL;
+    uint64_t before = rig_charged(rig);
     assert_int_equal(cenote_pool_alloc(pool, 23 * MIB, &data, &err), CENOTE_E_BUDGET);
     char left[32], need[32];
-    snprintf(left, sizeof left, "%llu are left", (unsigned long long)(LIMIT - PROCESS - before));
+    snprintf(left, sizeof left, "%llu are left",
+             (unsigned long long)(LIMIT - RIG_PROCESS_BYTES - before));
     snprintf(need, sizeof need, "needs %llu bytes",
              (unsigned long long)cenote_pool_charge_bytes(23 * MIB));
     const char *const words[] = {"parameters", left, need, "67108864", "largest hole"};
@@ -228,7 +167,7 @@ static void test_budget_refusal(void **state)
         if (strstr(err.message, words[i]) == NULL)
             fail_msg("no `%s` in `%s`", words[i], err.message);
     assert_null(data);
-    assert_int_equal(charged(rig), before);
+    assert_int_equal(rig_charged(rig), before);
     cenote_pool_free(pool, block);
     (void)cenote_pool_destroy(pool);
 }
@@ -237,21 +176,21 @@ static void test_budget_refusal(void **state)
 static void test_pools_share_idle_memory(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *a = make(rig, CENOTE_CLASS_PARAMETERS, 0);
-    cenote_pool *b = make(rig, CENOTE_CLASS_KV_CACHE, 0);
-    void *big = alloc(a, 50 * MIB), *mark = alloc(a, 1);
+    cenote_pool *a = rig_pool(rig, CENOTE_CLASS_PARAMETERS, 0);
+    cenote_pool *b = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
+    void *big = rig_alloc(a, 50 * MIB), *mark = rig_alloc(a, 1);
     memset(mark, 7, 1);
     cenote_pool_free(a, big);
-    assert_int_equal(stats_of(a).committed_bytes, 50 * MIB + GRANULE);
+    assert_int_equal(rig_stats(a).committed_bytes, 50 * MIB + GRANULE);
     /* 20 MiB: about 8 more than is left. Whole chunks come from a's high end, and not all. */
-    void *other = alloc(b, 20 * MIB);
+    void *other = rig_alloc(b, 20 * MIB);
     assert_null(cenote_pool_check(a));
-    assert_in_range(stats_of(a).committed_bytes, 38 * MIB, 44 * MIB);
+    assert_in_range(rig_stats(a).committed_bytes, 38 * MIB, 44 * MIB);
     assert_int_equal(*(char *)mark, 7);
     /* Its own idle memory counts as well: b gives up what it has to grow elsewhere. */
     cenote_pool_free(b, other);
-    other = alloc(b, 61 * MIB);
-    assert_in_range(stats_of(a).committed_bytes, GRANULE, 2 * MIB - 1);
+    other = rig_alloc(b, 61 * MIB);
+    assert_in_range(rig_stats(a).committed_bytes, GRANULE, 2 * MIB - 1);
     cenote_pool_free(b, other);
     /* The budget's own charges and a lower limit take idle memory too. */
     assert_int_equal(cenote_budget_charge(rig->budget, 30 * MIB, "decoder", NULL), CENOTE_OK);
@@ -300,7 +239,7 @@ static void test_fault_sweep(void **state)
             refused++;
         }
         assert_int_equal(cenote_pool_destroy(pool), (a != NULL) + (b != NULL));
-        assert_int_equal(charged(rig), 0);
+        assert_int_equal(rig_charged(rig), 0);
         assert_int_equal(cn_fake_books_get(rig->fake).committed_bytes, 0);
         if (status == CENOTE_OK)
             break;
@@ -311,10 +250,10 @@ static void test_fault_sweep(void **state)
 static void test_statistics(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 8 * MIB);
-    void *a = alloc(pool, 100), *b = alloc(pool, GRANULE + 1);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 8 * MIB);
+    void *a = rig_alloc(pool, 100), *b = rig_alloc(pool, GRANULE + 1);
     cenote_pool_free(pool, a);
-    cenote_pool_stats stats = stats_of(pool);
+    cenote_pool_stats stats = rig_stats(pool);
     assert_int_equal(stats.class_id, CENOTE_CLASS_KV_CACHE);
     assert_int_equal(stats.priority, 70);
     assert_int_equal(stats.quota_bytes, 8 * MIB);
@@ -330,14 +269,14 @@ static void test_statistics(void **state)
     assert_float_equal(stats.external_fragmentation, 1 / 3.0, 1e-9); /* a's hole below b */
     /* Totals grow, whatever is freed. */
     (void)cenote_pool_trim(pool);
-    a = alloc(pool, 7);
-    stats = stats_of(pool);
+    a = rig_alloc(pool, 7);
+    stats = rig_stats(pool);
     assert_int_equal(stats.requested_total_bytes, GRANULE + 108);
     assert_int_equal(stats.used_total_bytes, 4 * GRANULE);
     assert_int_equal(stats.committed_total_bytes, 4 * GRANULE);
     cenote_pool_free(pool, a);
     cenote_pool_free(pool, b);
-    stats = stats_of(pool);
+    stats = rig_stats(pool);
     assert_true(stats.internal_fragmentation == 0 && stats.external_fragmentation == 0);
     (void)cenote_pool_destroy(pool);
     assert_string_equal(cenote_class_text(CENOTE_CLASS_TEXT_EMBEDDINGS), "text_embeddings");
@@ -348,20 +287,20 @@ static void test_statistics(void **state)
 static void test_hits_and_misses(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 40 * MIB);
-    cenote_pool *other = make(rig, CENOTE_CLASS_PARAMETERS, 0);
-    void *idle = alloc(other, 30 * MIB), *kept = alloc(other, 10 * MIB), *data = NULL;
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 40 * MIB);
+    cenote_pool *other = rig_pool(rig, CENOTE_CLASS_PARAMETERS, 0);
+    void *idle = rig_alloc(other, 30 * MIB), *kept = rig_alloc(other, 10 * MIB), *data = NULL;
     cenote_pool_free(other, idle);
-    cenote_pool_free(pool, alloc(pool, 3 * MIB)); /* commits */
-    cenote_pool_free(pool, alloc(pool, 2 * MIB)); /* hit */
-    void *big = alloc(pool, 39 * MIB);            /* the other pool's idle memory goes */
+    cenote_pool_free(pool, rig_alloc(pool, 3 * MIB)); /* commits */
+    cenote_pool_free(pool, rig_alloc(pool, 2 * MIB)); /* hit */
+    void *big = rig_alloc(pool, 39 * MIB);            /* the other pool's idle memory goes */
     assert_int_equal(cenote_pool_alloc(pool, 2 * MIB, &data, NULL), CENOTE_E_BUDGET); /* quota */
     assert_int_equal(cenote_pool_alloc(other, 50 * MIB, &data, NULL), CENOTE_E_BUDGET);
     cenote_pool_free(pool, big);
     cn_fake_fail(rig->fake, CN_FAKE_MEMORY, 1, ENOMEM);
     (void)cenote_pool_trim(pool);
     assert_int_equal(cenote_pool_alloc(pool, 1, &data, NULL), CENOTE_E_NOMEM);
-    cenote_pool_stats stats = stats_of(pool);
+    cenote_pool_stats stats = rig_stats(pool);
     static const uint64_t misses[CENOTE_MISS_COUNT] = {
         [CENOTE_MISS_COMMIT] = 1,
         [CENOTE_MISS_RECLAIM] = 1,
@@ -371,7 +310,7 @@ static void test_hits_and_misses(void **state)
     assert_memory_equal(stats.miss_count, misses, sizeof misses);
     assert_int_equal(stats.hit_count, 1);
     assert_int_equal(stats.alloc_count, 3);
-    assert_int_equal(stats_of(other).miss_count[CENOTE_MISS_BUDGET], 1);
+    assert_int_equal(rig_stats(other).miss_count[CENOTE_MISS_BUDGET], 1);
     cenote_pool_free(other, kept);
     (void)cenote_pool_destroy(pool);
     (void)cenote_pool_destroy(other);
@@ -382,17 +321,17 @@ static void test_a_miss_for_want_of_a_hole(void **state)
 {
     struct rig *rig = *state;
     enum { COUNT = 64 };
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, COUNT / 2 * GRANULE);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, COUNT / 2 * GRANULE);
     void *blocks[COUNT], *data = NULL;
     cenote_error err;
     assert_int_equal(cenote_pool_quota_set(pool, COUNT * GRANULE, &err), CENOTE_OK);
     for (unsigned i = 0; i < COUNT; i++)
-        blocks[i] = alloc(pool, GRANULE);
+        blocks[i] = rig_alloc(pool, GRANULE);
     for (unsigned i = 0; i < COUNT; i += 2)
         cenote_pool_free(pool, blocks[i]);
     assert_int_equal(cenote_pool_alloc(pool, 2 * GRANULE, &data, &err), CENOTE_E_BUDGET);
     assert_non_null(strstr(err.message, "largest hole is 65536"));
-    assert_int_equal(stats_of(pool).miss_count[CENOTE_MISS_HOLE], 1);
+    assert_int_equal(rig_stats(pool).miss_count[CENOTE_MISS_HOLE], 1);
     assert_int_equal(cenote_pool_destroy(pool), COUNT / 2);
 }
 
@@ -401,28 +340,28 @@ static void test_quota_moves(void **state)
     struct rig *rig = *state;
     cenote_error err;
     void *data = NULL;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 8 * MIB);
-    void *a = alloc(pool, 4 * MIB), *b = alloc(pool, 4 * MIB);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 8 * MIB);
+    void *a = rig_alloc(pool, 4 * MIB), *b = rig_alloc(pool, 4 * MIB);
     assert_int_equal(cenote_pool_quota_set(pool, 0, &err), CENOTE_E_INVAL);
     assert_int_equal(cenote_pool_quota_set(pool, UINT64_MAX, &err), CENOTE_E_INVAL);
     assert_int_equal(cenote_pool_quota_set(pool, 16 * MIB + 1, &err), CENOTE_E_INVAL);
     assert_non_null(strstr(err.message, "16777216"));
     assert_int_equal(cenote_pool_quota_set(pool, 8 * MIB - GRANULE, &err), CENOTE_E_BUDGET);
     assert_non_null(strstr(err.message, "8388608"));
-    assert_int_equal(stats_of(pool).quota_bytes, 8 * MIB);
+    assert_int_equal(rig_stats(pool).quota_bytes, 8 * MIB);
     /* Up, with live blocks, and down again: what is idle above it goes back. */
     assert_int_equal(cenote_pool_quota_set(pool, 16 * MIB, &err), CENOTE_OK);
-    void *c = alloc(pool, 8 * MIB);
+    void *c = rig_alloc(pool, 8 * MIB);
     assert_int_equal(cenote_pool_alloc(pool, 1, &data, &err), CENOTE_E_BUDGET);
     cenote_pool_free(pool, c);
     cenote_pool_free(pool, b);
-    uint64_t before = charged(rig);
+    uint64_t before = rig_charged(rig);
     assert_int_equal(cenote_pool_quota_set(pool, 5 * MIB, &err), CENOTE_OK);
-    assert_true(stats_of(pool).committed_bytes <= 5 * MIB);
-    assert_true(charged(rig) <= before - 11 * MIB);
+    assert_true(rig_stats(pool).committed_bytes <= 5 * MIB);
+    assert_true(rig_charged(rig) <= before - 11 * MIB);
     assert_null(cenote_pool_check(pool));
     assert_int_equal(cenote_pool_alloc(pool, MIB + 1, &data, &err), CENOTE_E_BUDGET);
-    cenote_pool_free(pool, alloc(pool, MIB));
+    cenote_pool_free(pool, rig_alloc(pool, MIB));
     cenote_pool_free(pool, a);
     (void)cenote_pool_destroy(pool);
 }
@@ -431,20 +370,20 @@ static void test_quota_moves(void **state)
 static void test_last_in_first_out(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 32 * MIB);
-    void *stack[16], *planned = alloc(pool, 5 * MIB);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_ACTIVATIONS, 32 * MIB);
+    void *stack[16], *planned = rig_alloc(pool, 5 * MIB);
     unsigned depth = 0;
     uint64_t turn = 1;
     for (unsigned i = 0; i < 300; i++) {
         turn = turn * 2862933555777941757u + 3037000493u;
         bool push = depth == 0 || (depth < 16 && turn >> 63);
         if (push)
-            stack[depth++] = alloc(pool, 1 + (turn >> 20) % MIB);
+            stack[depth++] = rig_alloc(pool, 1 + (turn >> 20) % MIB);
         else
             cenote_pool_free(pool, stack[--depth]);
-        assert_true(stats_of(pool).external_fragmentation == 0);
+        assert_true(rig_stats(pool).external_fragmentation == 0);
     }
-    cenote_pool_stats stats = stats_of(pool);
+    cenote_pool_stats stats = rig_stats(pool);
     assert_true(stats.committed_peak_bytes < stats.used_peak_bytes + 2 * MIB);
     while (depth > 0)
         cenote_pool_free(pool, stack[--depth]);
@@ -462,14 +401,14 @@ static void test_priority(void **state)
         options.class_id = CENOTE_CLASS_PARAMETERS;
         options.priority = asked[i];
         assert_int_equal(cenote_pool_create(rig->budget, &options, &pools[i], NULL), CENOTE_OK);
-        assert_int_equal(stats_of(pools[i]).priority, given[i]);
-        cenote_pool_free(pools[i], alloc(pools[i], 10 * MIB));
+        assert_int_equal(rig_stats(pools[i]).priority, given[i]);
+        cenote_pool_free(pools[i], rig_alloc(pools[i], 10 * MIB));
     }
     /* What is needed comes from the second alone. */
     assert_int_equal(cenote_budget_charge(rig->budget, 36 * MIB, "x", NULL), CENOTE_OK);
-    assert_int_equal(stats_of(pools[0]).committed_bytes, 10 * MIB);
-    assert_true(stats_of(pools[1]).committed_bytes < 10 * MIB);
-    assert_int_equal(stats_of(pools[2]).committed_bytes, 10 * MIB);
+    assert_int_equal(rig_stats(pools[0]).committed_bytes, 10 * MIB);
+    assert_true(rig_stats(pools[1]).committed_bytes < 10 * MIB);
+    assert_int_equal(rig_stats(pools[2]).committed_bytes, 10 * MIB);
     cenote_budget_uncharge(rig->budget, 36 * MIB);
     for (unsigned i = 0; i < 3; i++)
         (void)cenote_pool_destroy(pools[i]);
@@ -478,10 +417,10 @@ static void test_priority(void **state)
 static void test_huge_pages_for_large_blocks(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_PARAMETERS, 0);
-    void *small = alloc(pool, 2 * MIB - GRANULE);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_PARAMETERS, 0);
+    void *small = rig_alloc(pool, 2 * MIB - GRANULE);
     assert_int_equal(cn_fake_books_get(rig->fake).huge_count, 0);
-    void *large = alloc(pool, 2 * MIB - GRANULE + 1);
+    void *large = rig_alloc(pool, 2 * MIB - GRANULE + 1);
     assert_int_equal(cn_fake_books_get(rig->fake).huge_count, 1);
     cenote_pool_free(pool, small);
     cenote_pool_free(pool, large);
@@ -511,37 +450,37 @@ static bool dies(void (*fn)(const struct rig *), const struct rig *rig)
 
 static void free_twice(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
-    void *data = alloc(pool, 1);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
+    void *data = rig_alloc(pool, 1);
     cenote_pool_free(pool, data);
     cenote_pool_free(pool, data);
 }
 
 static void free_inside(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
-    cenote_pool_free(pool, (char *)alloc(pool, 2 * GRANULE) + GRANULE);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
+    cenote_pool_free(pool, (char *)rig_alloc(pool, 2 * GRANULE) + GRANULE);
 }
 
 static void free_stranger(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
     static char stranger;
     cenote_pool_free(pool, &stranger);
 }
 
 static void read_freed(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
-    volatile char *data = alloc(pool, GRANULE);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
+    volatile char *data = rig_alloc(pool, GRANULE);
     cenote_pool_free(pool, (void *)(uintptr_t)data);
     (void)data[5];
 }
 
 static void read_trimmed(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
-    volatile char *data = alloc(pool, GRANULE);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
+    volatile char *data = rig_alloc(pool, GRANULE);
     cenote_pool_free(pool, (void *)(uintptr_t)data);
     (void)cenote_pool_trim(pool);
     (void)data[5];
@@ -549,8 +488,8 @@ static void read_trimmed(const struct rig *rig)
 
 static void write_past_the_end(const struct rig *rig)
 {
-    cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE, 0);
-    volatile char *data = alloc(pool, 100);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
+    volatile char *data = rig_alloc(pool, 100);
     data[104] = 1;
 }
 
@@ -597,11 +536,11 @@ static void check_resident(uint64_t block_bytes, unsigned count)
     void **blocks = calloc(count, sizeof *blocks);
     uint64_t start = held_bytes();
     assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
-    struct rig rig = {NULL, budget};
-    cenote_pool *pool = make(&rig, CENOTE_CLASS_KV_CACHE, 256 * MIB);
+    struct rig rig = {.budget = budget};
+    cenote_pool *pool = rig_pool(&rig, CENOTE_CLASS_KV_CACHE, 256 * MIB);
     cenote_budget_stats stats;
     for (unsigned i = 0; i < count; i++) {
-        blocks[i] = alloc(pool, block_bytes);
+        blocks[i] = rig_alloc(pool, block_bytes);
         memset(blocks[i], 1, block_bytes);
     }
     cenote_budget_stats_get(budget, &stats);
@@ -653,10 +592,10 @@ static void test_page_tables_go_with_the_last_piece(void **state)
     options.limit_bytes = UINT64_C(1) << 40;
     options.process_bytes = 1;
     assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
-    cenote_pool *pool = make(&(struct rig){NULL, budget}, CENOTE_CLASS_KV_CACHE, 256 * MIB);
+    cenote_pool *pool = rig_pool(&(struct rig){.budget = budget}, CENOTE_CLASS_KV_CACHE, 256 * MIB);
     assert_int_equal(cenote_process_memory_get(&before, NULL), CENOTE_OK);
     for (unsigned i = 0; i < COUNT; i++) {
-        blocks[i] = alloc(pool, MIB);
+        blocks[i] = rig_alloc(pool, MIB);
         *(char *)blocks[i] = 1;
     }
     for (unsigned odd = 0; odd < 2; odd++) {
@@ -670,7 +609,7 @@ static void test_page_tables_go_with_the_last_piece(void **state)
     cenote_budget_destroy(budget);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, rig_down)
 
 int main(void)
 {

@@ -13,80 +13,19 @@
 
 #include <cenote/pool.h>
 
-#include "os/fake/fake.h"
 #include "pool/budget.h"
+#include "pool_fixture.h"
 
 #define MIB     (UINT64_C(1) << 20)
 #define GRANULE ((uint64_t)CENOTE_GRANULE_BYTES)
 #define CHUNK   (2 * MIB)
-#define PROCESS MIB
 #define LIMIT   (256 * MIB)
 /* So much is handed out for one look at one chunk (pool_retain.c). */
 #define TICK (64 * CHUNK)
 
-struct rig {
-    struct cn_fake *fake; /* NULL: this machine */
-    cenote_budget *budget;
-};
-
-static struct rig rig_open(struct cn_fake *fake, uint64_t limit_bytes)
+static int set_up(void **state)
 {
-    struct rig rig = {.fake = fake};
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    options.os = fake != NULL ? cn_fake_os(fake) : NULL;
-    options.limit_bytes = limit_bytes;
-    options.process_bytes = PROCESS;
-    assert_int_equal(cenote_budget_create(&options, &rig.budget, NULL), CENOTE_OK);
-    return rig;
-}
-
-static int rig_up(void **state)
-{
-    struct rig *rig = malloc(sizeof *rig);
-    *rig = rig_open(cn_fake_create(), LIMIT);
-    *state = rig;
-    return 0;
-}
-
-static uint64_t charged(const struct rig *rig)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    return stats.charged_bytes - PROCESS;
-}
-
-static int rig_down(void **state)
-{
-    struct rig *rig = *state;
-    struct cn_fake_books books = cn_fake_books_get(rig->fake);
-    assert_int_equal(books.reservations, 0);
-    assert_int_equal(books.committed_bytes, 0);
-    assert_int_equal(books.misuse_count, 0);
-    assert_int_equal(charged(rig), 0);
-    cenote_budget_destroy(rig->budget);
-    cn_fake_destroy(rig->fake);
-    free(rig);
-    return 0;
-}
-
-static cenote_pool *make(const struct rig *rig, cenote_class class_id, uint64_t quota_bytes)
-{
-    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    cenote_pool *pool = NULL;
-    options.class_id = class_id;
-    options.quota_bytes = quota_bytes;
-    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
-    return pool;
-}
-
-static void *alloc(cenote_pool *pool, uint64_t size_bytes)
-{
-    void *data = NULL;
-    cenote_error err = {0};
-    if (cenote_pool_alloc(pool, size_bytes, &data, &err) != CENOTE_OK)
-        fail_msg("%s", err.message);
-    assert_null(cenote_pool_check(pool));
-    return data;
+    return rig_up(state, LIMIT, CENOTE_CLASS_COUNT);
 }
 
 static uint64_t committed(const cenote_pool *pool)
@@ -101,17 +40,17 @@ static uint64_t committed(const cenote_pool *pool)
 static void test_commits_whole_chunks(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 0);
-    uint64_t before = charged(rig), calls = cn_fake_calls(rig->fake, CN_FAKE_COMMIT);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_ACTIVATIONS, 0);
+    uint64_t before = rig_charged(rig), calls = cn_fake_calls(rig->fake, CN_FAKE_COMMIT);
     for (unsigned i = 0; i < 32; i++)
-        (void)alloc(pool, 1);
+        (void)rig_alloc(pool, 1);
     assert_int_equal(committed(pool), CHUNK);
-    assert_int_equal(charged(rig) - before, cenote_pool_charge_bytes(CHUNK));
+    assert_int_equal(rig_charged(rig) - before, cenote_pool_charge_bytes(CHUNK));
     assert_int_equal(cn_fake_calls(rig->fake, CN_FAKE_COMMIT), calls + 1);
     assert_int_equal(cn_fake_books_get(rig->fake).huge_count, 1);
-    (void)alloc(pool, 3 * MIB); /* to the middle of a chunk; the rest of it serves the next */
+    (void)rig_alloc(pool, 3 * MIB); /* to the middle of a chunk; the rest of it serves the next */
     assert_int_equal(committed(pool), 3 * CHUNK);
-    (void)alloc(pool, MIB);
+    (void)rig_alloc(pool, MIB);
     assert_int_equal(committed(pool), 3 * CHUNK);
     assert_int_equal(cn_fake_calls(rig->fake, CN_FAKE_COMMIT), calls + 2);
     (void)cenote_pool_destroy(pool);
@@ -123,11 +62,11 @@ static void test_two_classes_commit_no_more_than_blocks(void **state)
     struct rig *rig = *state;
     static const cenote_class classes[] = {CENOTE_CLASS_PARAMETERS, CENOTE_CLASS_KV_CACHE};
     for (unsigned i = 0; i < 2; i++) {
-        cenote_pool *pool = make(rig, classes[i], 0);
-        uint64_t before = charged(rig);
-        (void)alloc(pool, 1);
-        (void)alloc(pool, 3 * MIB);
-        assert_int_equal(charged(rig) - before,
+        cenote_pool *pool = rig_pool(rig, classes[i], 0);
+        uint64_t before = rig_charged(rig);
+        (void)rig_alloc(pool, 1);
+        (void)rig_alloc(pool, 3 * MIB);
+        assert_int_equal(rig_charged(rig) - before,
                          cenote_pool_charge_bytes(1) + cenote_pool_charge_bytes(3 * MIB));
         (void)cenote_pool_destroy(pool);
     }
@@ -136,12 +75,12 @@ static void test_two_classes_commit_no_more_than_blocks(void **state)
 static void test_quota_binds_whole_chunks(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 3 * MIB);
-    (void)alloc(pool, GRANULE);
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_ACTIVATIONS, 3 * MIB);
+    (void)rig_alloc(pool, GRANULE);
     assert_int_equal(committed(pool), CHUNK);
-    (void)alloc(pool, 2 * MIB); /* 4 MiB would be more than the quota */
+    (void)rig_alloc(pool, 2 * MIB); /* 4 MiB would be more than the quota */
     assert_int_equal(committed(pool), CHUNK + GRANULE);
-    (void)alloc(pool, MIB - GRANULE);
+    (void)rig_alloc(pool, MIB - GRANULE);
     assert_int_equal(committed(pool), 3 * MIB);
     assert_int_equal(cenote_pool_destroy(pool), 3);
 }
@@ -155,7 +94,7 @@ static void test_a_plan_holds(void **state)
     static const uint64_t sizes[] = {GRANULE,           MIB + 1,           5 * MIB,
                                      3 * MIB - GRANULE, 2 * MIB + GRANULE, 7 * GRANULE};
     enum { POOLS = 3, BLOCKS = 6 };
-    uint64_t quota[POOLS] = {0}, plan = PROCESS;
+    uint64_t quota[POOLS] = {0}, plan = RIG_PROCESS_BYTES;
     for (unsigned i = 0; i < POOLS; i++)
         for (unsigned j = 0; j < BLOCKS; j++) {
             quota[i] += (sizes[j] + GRANULE - 1) / GRANULE * GRANULE;
@@ -168,11 +107,11 @@ static void test_a_plan_holds(void **state)
     struct rig rig = rig_open(cn_fake_create(), plan);
     cenote_pool *pools[POOLS];
     for (unsigned i = 0; i < POOLS; i++)
-        pools[i] = make(&rig, classes[i], quota[i]);
+        pools[i] = rig_pool(&rig, classes[i], quota[i]);
     for (unsigned j = 0; j < BLOCKS; j++)
         for (unsigned i = 0; i < POOLS; i++)
-            (void)alloc(pools[i], sizes[j]);
-    assert_int_equal(charged(&rig) + PROCESS, plan);
+            (void)rig_alloc(pools[i], sizes[j]);
+    assert_int_equal(rig_charged(&rig) + RIG_PROCESS_BYTES, plan);
     for (unsigned i = 0; i < POOLS; i++)
         assert_int_equal(cenote_pool_destroy(pools[i]), BLOCKS);
     void *down = memcpy(malloc(sizeof rig), &rig, sizeof rig);
@@ -185,15 +124,15 @@ static void test_fault_sweep(void **state)
     struct rig *rig = *state;
     unsigned refused = 0, survived = 0;
     for (unsigned nth = 1;; nth++) {
-        cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 0);
-        uint64_t before = charged(rig), calls = cn_fake_calls(rig->fake, CN_FAKE_COMMIT);
+        cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_ACTIVATIONS, 0);
+        uint64_t before = rig_charged(rig), calls = cn_fake_calls(rig->fake, CN_FAKE_COMMIT);
         void *a = NULL, *b = NULL, *c = NULL;
         cenote_error err = {0};
         cn_fake_fail(rig->fake, CN_FAKE_COMMIT, nth, ENOMEM);
         cenote_status status = cenote_pool_alloc(pool, 3 * GRANULE, &a, &err);
         if (nth == 1) {
             assert_int_equal(status, CENOTE_OK);
-            assert_int_equal(charged(rig) - before, cenote_pool_charge_bytes(3 * GRANULE));
+            assert_int_equal(rig_charged(rig) - before, cenote_pool_charge_bytes(3 * GRANULE));
         }
         if (status == CENOTE_OK)
             status = cenote_pool_alloc(pool, 3 * MIB, &b, &err);
@@ -208,7 +147,7 @@ static void test_fault_sweep(void **state)
         survived += failed && status == CENOTE_OK;
         cn_fake_fail(rig->fake, CN_FAKE_COMMIT, 0, 0);
         assert_int_equal(cenote_pool_destroy(pool), (b != NULL) + (c != NULL));
-        assert_int_equal(charged(rig), before - cenote_pool_overhead_bytes(LIMIT));
+        assert_int_equal(rig_charged(rig), before - cenote_pool_overhead_bytes(LIMIT));
         if (!failed)
             break;
     }
@@ -221,18 +160,18 @@ static void test_fault_sweep(void **state)
 static void test_whole_chunks_go_before_parts(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *parts = make(rig, CENOTE_CLASS_GRADIENTS, 0); /* asked first: lower priority */
-    cenote_pool *chunks = make(rig, CENOTE_CLASS_ACTIVATIONS, 0);
-    void *block = alloc(parts, GRANULE);
-    cenote_pool_free(chunks, alloc(chunks, 4 * CHUNK));
-    uint64_t left = LIMIT - PROCESS - charged(rig);
+    cenote_pool *parts = rig_pool(rig, CENOTE_CLASS_GRADIENTS, 0); /* asked first: lower priority */
+    cenote_pool *chunks = rig_pool(rig, CENOTE_CLASS_ACTIVATIONS, 0);
+    void *block = rig_alloc(parts, GRANULE);
+    cenote_pool_free(chunks, rig_alloc(chunks, 4 * CHUNK));
+    uint64_t left = LIMIT - RIG_PROCESS_BYTES - rig_charged(rig);
     /* One byte too many: a chunk, though another pool has idle memory as well. */
     assert_int_equal(cenote_budget_charge(rig->budget, left + 1, "x", NULL), CENOTE_OK);
     assert_int_equal(committed(parts), CHUNK);
     assert_int_equal(committed(chunks), 3 * CHUNK);
     cenote_budget_uncharge(rig->budget, left + 1);
     /* More than all whole chunks: now the huge page breaks. */
-    left = LIMIT - PROCESS - charged(rig) + 3 * cenote_pool_charge_bytes(CHUNK);
+    left = LIMIT - RIG_PROCESS_BYTES - rig_charged(rig) + 3 * cenote_pool_charge_bytes(CHUNK);
     assert_int_equal(cenote_budget_charge(rig->budget, left + 1, "x", NULL), CENOTE_OK);
     assert_int_equal(committed(chunks), 0);
     assert_int_equal(committed(parts), GRANULE);
@@ -259,16 +198,16 @@ static void test_decay(void **state)
     struct rig *rig = *state;
     static const cenote_class classes[] = {CENOTE_CLASS_ACTIVATIONS, CENOTE_CLASS_KV_CACHE};
     for (unsigned i = 0; i < 2; i++) {
-        cenote_pool *pool = make(rig, classes[i], 0);
-        uint64_t before = charged(rig);
-        cenote_pool_free(pool, alloc(pool, 8 * CHUNK));
+        cenote_pool *pool = rig_pool(rig, classes[i], 0);
+        uint64_t before = rig_charged(rig);
+        cenote_pool_free(pool, rig_alloc(pool, 8 * CHUNK));
         hand_out(pool, 8 * TICK - 8 * CHUNK); /* one round: every chunk has its chance */
         assert_int_equal(committed(pool), 8 * CHUNK);
         hand_out(pool, 4 * TICK);
         assert_in_range(committed(pool), 4 * CHUNK, 5 * CHUNK);
         hand_out(pool, 4 * TICK);
         assert_int_equal(committed(pool), CHUNK); /* what is in use stays */
-        assert_int_equal(charged(rig) - before, cenote_pool_charge_bytes(CHUNK));
+        assert_int_equal(rig_charged(rig) - before, cenote_pool_charge_bytes(CHUNK));
         assert_null(cenote_pool_check(pool));
         (void)cenote_pool_destroy(pool);
     }
@@ -278,12 +217,12 @@ static void test_decay(void **state)
 static void test_a_cycle_does_not_decay(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *pool = make(rig, CENOTE_CLASS_ACTIVATIONS, 0);
-    cenote_pool_free(pool, alloc(pool, 8 * CHUNK));
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_ACTIVATIONS, 0);
+    cenote_pool_free(pool, rig_alloc(pool, 8 * CHUNK));
     uint64_t calls = cn_fake_calls(rig->fake, CN_FAKE_COMMIT);
     for (unsigned cycle = 0; cycle < 8; cycle++) {
         hand_out(pool, 7 * TICK);
-        cenote_pool_free(pool, alloc(pool, 8 * CHUNK));
+        cenote_pool_free(pool, rig_alloc(pool, 8 * CHUNK));
         assert_int_equal(committed(pool), 8 * CHUNK);
     }
     assert_int_equal(cn_fake_calls(rig->fake, CN_FAKE_COMMIT), calls);
@@ -378,8 +317,8 @@ static void test_committed_is_resident(void **state)
     for (unsigned c = 0; c < 2; c++) {
         static struct life life;
         life = (struct life){.rig = rig_open(NULL, 96 * MIB), .random_state = 77 + c};
-        life.pool = make(&life.rig, classes[c], QUOTA);
-        life.base = alloc(life.pool, GRANULE);
+        life.pool = rig_pool(&life.rig, classes[c], QUOTA);
+        life.base = rig_alloc(life.pool, GRANULE);
         memset(life.base, 1, GRANULE);
         uint64_t most = 0, least = UINT64_MAX;
         for (unsigned step = 0; step < 600; step++) {
@@ -404,7 +343,7 @@ static void test_committed_is_resident(void **state)
     }
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, rig_down)
 
 int main(void)
 {

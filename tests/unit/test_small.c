@@ -17,81 +17,17 @@
 
 #include <cenote/pool.h>
 
-#include "os/fake/fake.h"
 #include "pool/thread_cache.h"
+#include "pool_fixture.h"
 
 #define KIB     UINT64_C(1024)
 #define MIB     (KIB * KIB)
 #define GRANULE ((uint64_t)CENOTE_GRANULE_BYTES)
-#define PROCESS MIB
 #define LIMIT   (256 * MIB)
 
-struct rig {
-    struct cn_fake *fake;
-    cenote_budget *budget;
-    cenote_pool *pool;
-};
-
-static cenote_pool *make(const struct rig *rig, cenote_class class_id)
+static int set_up(void **state)
 {
-    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    cenote_pool *pool = NULL;
-    options.class_id = class_id;
-    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
-    return pool;
-}
-
-static int rig_up(void **state)
-{
-    struct rig *rig = calloc(1, sizeof *rig);
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    rig->fake = cn_fake_create();
-    options.os = cn_fake_os(rig->fake);
-    options.limit_bytes = LIMIT;
-    options.process_bytes = PROCESS;
-    assert_int_equal(cenote_budget_create(&options, &rig->budget, NULL), CENOTE_OK);
-    rig->pool = make(rig, CENOTE_CLASS_GENERAL);
-    *state = rig;
-    return 0;
-}
-
-static uint64_t charged(const struct rig *rig)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    return stats.charged_bytes - PROCESS;
-}
-
-static int rig_down(void **state)
-{
-    struct rig *rig = *state;
-    (void)cenote_pool_destroy(rig->pool);
-    struct cn_fake_books books = cn_fake_books_get(rig->fake);
-    assert_int_equal(books.reservations, 0);
-    assert_int_equal(books.committed_bytes, 0);
-    assert_int_equal(books.misuse_count, 0);
-    assert_int_equal(charged(rig), 0);
-    cenote_budget_destroy(rig->budget); /* a cache that did not sell what it bought would show */
-    cn_fake_destroy(rig->fake);
-    free(rig);
-    return 0;
-}
-
-static void *alloc(cenote_pool *pool, uint64_t size_bytes)
-{
-    void *data = NULL;
-    cenote_error err = {0};
-    if (cenote_pool_alloc(pool, size_bytes, &data, &err) != CENOTE_OK)
-        fail_msg("%s", err.message);
-    assert_null(cenote_pool_check(pool));
-    return data;
-}
-
-static cenote_pool_stats stats_of(const cenote_pool *pool)
-{
-    cenote_pool_stats stats;
-    cenote_pool_stats_get(pool, &stats);
-    return stats;
+    return rig_up(state, LIMIT, CENOTE_CLASS_GENERAL);
 }
 
 /* ---- what blocks cost ---- */
@@ -101,19 +37,19 @@ static void test_small_blocks_pack(void **state)
 {
     struct rig *rig = *state;
     for (unsigned i = 0; i < 1000; i++)
-        (void)alloc(rig->pool, 5120);
+        (void)rig_alloc(rig->pool, 5120);
     for (unsigned i = 0; i < 100; i++)
-        (void)alloc(rig->pool, 72 * KIB);
-    cenote_pool_stats stats = stats_of(rig->pool);
+        (void)rig_alloc(rig->pool, 72 * KIB);
+    cenote_pool_stats stats = rig_stats(rig->pool);
     uint64_t asked = 1000 * 5120 + 100 * 72 * KIB;
     assert_int_equal(stats.requested_bytes, asked);
     assert_int_equal(stats.block_count, 1100);
     assert_int_equal(stats.alloc_count, 1100);
     assert_true((double)stats.used_bytes <= 1.02 * (double)asked + 2 * (double)GRANULE);
     assert_true(stats.internal_fragmentation < 0.03);
-    assert_int_equal(charged(rig), cenote_pool_overhead_bytes(LIMIT) +
-                                       cenote_pool_charge_bytes(stats.committed_bytes) +
-                                       stats.small_metadata_bytes);
+    assert_int_equal(rig_charged(rig), cenote_pool_overhead_bytes(LIMIT) +
+                                           cenote_pool_charge_bytes(stats.committed_bytes) +
+                                           stats.small_metadata_bytes);
     assert_int_equal(cenote_pool_destroy(rig->pool), 1100);
     rig->pool = NULL;
 }
@@ -124,22 +60,22 @@ static void test_alignment(void **state)
     for (uint64_t power = 64; power <= 64 * KIB; power *= 2)
         for (uint64_t odd = 1; odd <= 15; odd += 2)
             for (unsigned i = 0; i < 3; i++) {
-                uintptr_t at = (uintptr_t)alloc(rig->pool, power * odd);
+                uintptr_t at = (uintptr_t)rig_alloc(rig->pool, power * odd);
                 assert_int_equal(at % power, 0);
             }
-    assert_int_equal((uintptr_t)alloc(rig->pool, 1) % 64, 0);
-    assert_int_equal((uintptr_t)alloc(rig->pool, 5 * MIB + 1) % GRANULE, 0);
+    assert_int_equal((uintptr_t)rig_alloc(rig->pool, 1) % 64, 0);
+    assert_int_equal((uintptr_t)rig_alloc(rig->pool, 5 * MIB + 1) % GRANULE, 0);
 }
 
 static void test_metadata_is_small(void **state)
 {
     struct rig *rig = *state;
-    assert_int_equal(stats_of(rig->pool).small_metadata_bytes, 0); /* nothing before the first */
+    assert_int_equal(rig_stats(rig->pool).small_metadata_bytes, 0); /* nothing before the first */
     for (unsigned i = 0; i < 200000; i++) {
         void *data;
         assert_int_equal(cenote_pool_alloc(rig->pool, 512, &data, NULL), CENOTE_OK);
     }
-    cenote_pool_stats stats = stats_of(rig->pool);
+    cenote_pool_stats stats = rig_stats(rig->pool);
     /* The pages' share, beside what every pool with small blocks and every thread has once. */
     double share = (double)(stats.small_metadata_bytes - 4 * CN_GRANULE_CHARGE_BYTES) /
                    (double)stats.used_bytes;
@@ -156,12 +92,12 @@ static void test_exact_runs(void **state)
     options.quota_bytes = 3 * GRANULE;
     options.exact_runs = 1;
     assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
-    uint64_t before = charged(rig);
-    (void)alloc(pool, 100);
-    void *data = alloc(pool, GRANULE + 1);
-    assert_int_equal(charged(rig) - before, 3 * (GRANULE + 128));
+    uint64_t before = rig_charged(rig);
+    (void)rig_alloc(pool, 100);
+    void *data = rig_alloc(pool, GRANULE + 1);
+    assert_int_equal(rig_charged(rig) - before, 3 * (GRANULE + 128));
     cenote_pool_free(pool, data);
-    assert_int_equal(stats_of(pool).thread_cached_bytes, 0);
+    assert_int_equal(rig_stats(pool).thread_cached_bytes, 0);
     assert_int_equal(cenote_pool_destroy(pool), 1);
 }
 
@@ -170,52 +106,52 @@ static void test_exact_runs(void **state)
 static void test_freed_blocks_are_at_hand(void **state)
 {
     struct rig *rig = *state;
-    void *a = alloc(rig->pool, 1000), *b = alloc(rig->pool, 1000);
+    void *a = rig_alloc(rig->pool, 1000), *b = rig_alloc(rig->pool, 1000);
     cenote_pool_free(rig->pool, a);
     cenote_pool_free(rig->pool, b);
-    cenote_pool_stats stats = stats_of(rig->pool);
+    cenote_pool_stats stats = rig_stats(rig->pool);
     assert_int_equal(stats.block_count, 0);
     assert_int_equal(stats.requested_bytes, 0);
     assert_int_equal(stats.requested_total_bytes, 2000);
     assert_in_range(stats.thread_cached_bytes, 2 * KIB, 4 * KIB);
-    assert_ptr_equal(alloc(rig->pool, 1024), b); /* the last that was freed */
-    assert_ptr_equal(alloc(rig->pool, 961), a);
-    assert_int_equal(stats_of(rig->pool).alloc_count, 4);
+    assert_ptr_equal(rig_alloc(rig->pool, 1024), b); /* the last that was freed */
+    assert_ptr_equal(rig_alloc(rig->pool, 961), a);
+    assert_int_equal(rig_stats(rig->pool).alloc_count, 4);
     (void)cenote_pool_trim(rig->pool);
     assert_null(cenote_pool_check(rig->pool));
-    assert_int_equal(stats_of(rig->pool).thread_cached_bytes, 0);
+    assert_int_equal(rig_stats(rig->pool).thread_cached_bytes, 0);
     cenote_pool_free(rig->pool, a);
     cenote_pool_free(rig->pool, b);
     (void)cenote_pool_trim(rig->pool);
-    assert_int_equal(stats_of(rig->pool).committed_bytes, 0);
+    assert_int_equal(rig_stats(rig->pool).committed_bytes, 0);
 }
 
 /* However much is freed, a hundredth of the budget stays at hand, of all pools together. */
 static void test_cap(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *other = make(rig, CENOTE_CLASS_TEXT_EMBEDDINGS);
+    cenote_pool *other = rig_pool(rig, CENOTE_CLASS_TEXT_EMBEDDINGS, 0);
     static void *blocks[2][600];
     for (unsigned i = 0; i < 600; i++) {
-        blocks[0][i] = alloc(rig->pool, 1 + i * 613 % (400 * KIB));
-        blocks[1][i] = alloc(other, 1 + i * 919 % (200 * KIB));
+        blocks[0][i] = rig_alloc(rig->pool, 1 + i * 613 % (400 * KIB));
+        blocks[1][i] = rig_alloc(other, 1 + i * 919 % (200 * KIB));
     }
     uint64_t most = 0;
     for (unsigned i = 0; i < 600; i++) {
         cenote_pool_free(rig->pool, blocks[0][i]);
         cenote_pool_free(other, blocks[1][i]);
         uint64_t both =
-            stats_of(rig->pool).thread_cached_bytes + stats_of(other).thread_cached_bytes;
+            rig_stats(rig->pool).thread_cached_bytes + rig_stats(other).thread_cached_bytes;
         most = both > most ? both : most;
     }
     assert_in_range(most, LIMIT / 200, LIMIT / 100);
     /* A lower limit: the caches hear of it at their next miss. */
     assert_int_equal(cenote_budget_limit_set(rig->budget, 128 * MIB, NULL), CENOTE_OK);
     for (unsigned i = 0; i < 40; i++) {
-        (void)alloc(rig->pool, 100 * KIB);
-        (void)alloc(other, 100 * KIB);
+        (void)rig_alloc(rig->pool, 100 * KIB);
+        (void)rig_alloc(other, 100 * KIB);
     }
-    assert_in_range(stats_of(rig->pool).thread_cached_bytes + stats_of(other).thread_cached_bytes,
+    assert_in_range(rig_stats(rig->pool).thread_cached_bytes + rig_stats(other).thread_cached_bytes,
                     0, 128 * MIB / 100);
     (void)cenote_pool_destroy(other);
 }
@@ -227,26 +163,26 @@ static void test_cap_of_a_cache(void **state)
     void *blocks[40];
     assert_int_equal(cenote_budget_limit_set(rig->budget, 4096 * MIB, NULL), CENOTE_OK);
     for (unsigned i = 0; i < 40; i++)
-        blocks[i] = alloc(rig->pool, MIB - i % 2 * 200 * KIB);
+        blocks[i] = rig_alloc(rig->pool, MIB - i % 2 * 200 * KIB);
     for (unsigned i = 0; i < 40; i++) {
         cenote_pool_free(rig->pool, blocks[i]);
-        assert_in_range(stats_of(rig->pool).thread_cached_bytes, 0, 16 * MIB);
+        assert_in_range(rig_stats(rig->pool).thread_cached_bytes, 0, 16 * MIB);
     }
-    assert_in_range(stats_of(rig->pool).thread_cached_bytes, 8 * MIB, 16 * MIB);
+    assert_in_range(rig_stats(rig->pool).thread_cached_bytes, 8 * MIB, 16 * MIB);
 }
 
 /* What this thread has at hand is nothing that a request of its own is refused for. */
 static void test_own_caches_give_way(void **state)
 {
     struct rig *rig = *state;
-    cenote_pool *other = make(rig, CENOTE_CLASS_PARAMETERS);
-    void *a = alloc(rig->pool, MIB), *b = alloc(rig->pool, 600 * KIB);
+    cenote_pool *other = rig_pool(rig, CENOTE_CLASS_PARAMETERS, 0);
+    void *a = rig_alloc(rig->pool, MIB), *b = rig_alloc(rig->pool, 600 * KIB);
     cenote_pool_free(rig->pool, a);
     cenote_pool_free(rig->pool, b);
-    assert_int_equal(stats_of(rig->pool).thread_cached_bytes, MIB + 640 * KIB);
-    uint64_t left = LIMIT - PROCESS - charged(rig);
-    (void)alloc(other, (left + MIB) / CN_GRANULE_CHARGE_BYTES * GRANULE);
-    assert_int_equal(stats_of(rig->pool).thread_cached_bytes, 0);
+    assert_int_equal(rig_stats(rig->pool).thread_cached_bytes, MIB + 640 * KIB);
+    uint64_t left = LIMIT - RIG_PROCESS_BYTES - rig_charged(rig);
+    (void)rig_alloc(other, (left + MIB) / CN_GRANULE_CHARGE_BYTES * GRANULE);
+    assert_int_equal(rig_stats(rig->pool).thread_cached_bytes, 0);
     assert_null(cenote_pool_check(rig->pool));
     (void)cenote_pool_destroy(other);
 }
@@ -262,11 +198,11 @@ struct meeting {
 static void *cache_and_wait(void *argument)
 {
     struct meeting *m = argument;
-    void *data = alloc(m->rig->pool, MIB);
+    void *data = rig_alloc(m->rig->pool, MIB);
     cenote_pool_free(m->rig->pool, data);
-    pthread_barrier_wait(&m->barrier); /* there is a block at hand */
-    pthread_barrier_wait(&m->barrier); /* somebody needed it */
-    (void)alloc(m->rig->pool, 100);    /* a miss */
+    pthread_barrier_wait(&m->barrier);  /* there is a block at hand */
+    pthread_barrier_wait(&m->barrier);  /* somebody needed it */
+    (void)rig_alloc(m->rig->pool, 100); /* a miss */
     pthread_barrier_wait(&m->barrier);
     pthread_barrier_wait(&m->barrier); /* looked at */
     return NULL;
@@ -276,21 +212,21 @@ static void *cache_and_wait(void *argument)
 static void test_other_threads_give_up(void **state)
 {
     struct meeting m = {.rig = *state};
-    cenote_pool *other = make(m.rig, CENOTE_CLASS_PARAMETERS);
+    cenote_pool *other = rig_pool(m.rig, CENOTE_CLASS_PARAMETERS, 0);
     pthread_t thread;
     pthread_barrier_init(&m.barrier, NULL, 2);
     assert_int_equal(pthread_create(&thread, NULL, cache_and_wait, &m), 0);
     pthread_barrier_wait(&m.barrier);
-    assert_int_equal(stats_of(m.rig->pool).thread_cached_bytes, MIB);
+    assert_int_equal(rig_stats(m.rig->pool).thread_cached_bytes, MIB);
     void *data = NULL;
     assert_int_equal(cenote_pool_alloc(other, LIMIT - MIB, &data, NULL), CENOTE_E_BUDGET);
-    assert_int_equal(stats_of(m.rig->pool).thread_cached_bytes, MIB); /* not at once */
+    assert_int_equal(rig_stats(m.rig->pool).thread_cached_bytes, MIB); /* not at once */
     pthread_barrier_wait(&m.barrier);
     pthread_barrier_wait(&m.barrier);
-    assert_int_equal(stats_of(m.rig->pool).thread_cached_bytes, 0);
+    assert_int_equal(rig_stats(m.rig->pool).thread_cached_bytes, 0);
     pthread_barrier_wait(&m.barrier);
     pthread_join(thread, NULL);
-    assert_int_equal(stats_of(m.rig->pool).alloc_count, 2); /* what it counted stays */
+    assert_int_equal(rig_stats(m.rig->pool).alloc_count, 2); /* what it counted stays */
     (void)cenote_pool_destroy(other);
     pthread_barrier_destroy(&m.barrier);
 }
@@ -300,7 +236,7 @@ static void *cache_and_end(void *argument)
     struct rig *rig = argument;
     void *blocks[100];
     for (unsigned i = 0; i < 100; i++)
-        blocks[i] = alloc(rig->pool, 300 + i);
+        blocks[i] = rig_alloc(rig->pool, 300 + i);
     for (unsigned i = 0; i < 100; i++)
         cenote_pool_free(rig->pool, blocks[i]);
     return NULL;
@@ -314,7 +250,7 @@ static void test_ended_threads_leave_nothing(void **state)
         pthread_t thread;
         assert_int_equal(pthread_create(&thread, NULL, cache_and_end, rig), 0);
         pthread_join(thread, NULL);
-        cenote_pool_stats stats = stats_of(rig->pool);
+        cenote_pool_stats stats = rig_stats(rig->pool);
         assert_int_equal(stats.thread_cached_bytes, 0);
         assert_int_equal(stats.used_bytes, 0);
         assert_int_equal(stats.alloc_count, 100 * (i + 1));
@@ -335,24 +271,24 @@ static void *free_it(void *argument)
 static void test_remote_free(void **state)
 {
     struct meeting m = {.rig = *state};
-    m.block = alloc(m.rig->pool, 5000);
+    m.block = rig_alloc(m.rig->pool, 5000);
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, free_it, &m), 0);
     pthread_join(thread, NULL);
-    cenote_pool_stats stats = stats_of(m.rig->pool);
+    cenote_pool_stats stats = rig_stats(m.rig->pool);
     assert_int_equal(stats.block_count, 0);
     assert_int_equal(stats.thread_cached_bytes, 0);
-    assert_ptr_equal(alloc(m.rig->pool, 5000), m.block);
+    assert_ptr_equal(rig_alloc(m.rig->pool, 5000), m.block);
 }
 
 static void *outlive_a_pool(void *argument)
 {
     struct meeting *m = argument;
-    void *data = alloc(m->rig->pool, 1000);
+    void *data = rig_alloc(m->rig->pool, 1000);
     cenote_pool_free(m->rig->pool, data);
     pthread_barrier_wait(&m->barrier);
     pthread_barrier_wait(&m->barrier); /* the pool is gone, and another one is there */
-    data = alloc(m->rig->pool, 1000);
+    data = rig_alloc(m->rig->pool, 1000);
     cenote_pool_free(m->rig->pool, data);
     return NULL;
 }
@@ -365,11 +301,11 @@ static void test_pool_goes_while_threads_live(void **state)
     assert_int_equal(pthread_create(&thread, NULL, outlive_a_pool, &m), 0);
     pthread_barrier_wait(&m.barrier);
     assert_int_equal(cenote_pool_destroy(m.rig->pool), 0);
-    m.rig->pool = make(m.rig, CENOTE_CLASS_GENERAL);
+    m.rig->pool = rig_pool(m.rig, CENOTE_CLASS_GENERAL, 0);
     pthread_barrier_wait(&m.barrier);
     pthread_join(thread, NULL);
-    assert_int_equal(stats_of(m.rig->pool).thread_cached_bytes, 0);
-    assert_int_equal(stats_of(m.rig->pool).alloc_count, 1);
+    assert_int_equal(rig_stats(m.rig->pool).thread_cached_bytes, 0);
+    assert_int_equal(rig_stats(m.rig->pool).alloc_count, 1);
     pthread_barrier_destroy(&m.barrier);
 }
 
@@ -381,10 +317,11 @@ static void test_many_pools(void **state)
     cenote_pool *pools[POOLS];
     void *data[POOLS];
     for (unsigned i = 0; i < POOLS; i++)
-        pools[i] = make(rig, i % 2 == 0 ? CENOTE_CLASS_GENERAL : CENOTE_CLASS_TEXT_EMBEDDINGS);
+        pools[i] =
+            rig_pool(rig, i % 2 == 0 ? CENOTE_CLASS_GENERAL : CENOTE_CLASS_TEXT_EMBEDDINGS, 0);
     for (unsigned round = 0; round < 3; round++) {
         for (unsigned i = 0; i < POOLS; i++) {
-            void *again = alloc(pools[i], 700);
+            void *again = rig_alloc(pools[i], 700);
             assert_true(round == 0 || again == data[i]);
             data[i] = again;
         }
@@ -392,7 +329,7 @@ static void test_many_pools(void **state)
             cenote_pool_free(pools[i], data[i]);
     }
     for (unsigned i = 0; i < POOLS; i++) {
-        assert_int_equal(stats_of(pools[i]).alloc_count, 3);
+        assert_int_equal(rig_stats(pools[i]).alloc_count, 3);
         assert_int_equal(cenote_pool_destroy(pools[i]), 0);
     }
 }
@@ -406,7 +343,7 @@ static void test_fault_sweep(void **state)
     struct rig *rig = *state;
     unsigned refused = 0;
     for (uint64_t nth = 1;; nth++) {
-        cenote_pool *pool = make(rig, CENOTE_CLASS_GENERAL);
+        cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_GENERAL, 0);
         void *blocks[3] = {NULL, NULL, NULL};
         cenote_status status = CENOTE_OK;
         cenote_error err = {0};
@@ -440,8 +377,9 @@ static void test_tight_budgets(void **state)
         cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
         cenote_budget *budget;
         cenote_pool *pool;
-        options.process_bytes = PROCESS;
-        options.limit_bytes = PROCESS + cenote_pool_overhead_bytes(MIB) + granules * GRANULE;
+        options.process_bytes = RIG_PROCESS_BYTES;
+        options.limit_bytes =
+            RIG_PROCESS_BYTES + cenote_pool_overhead_bytes(MIB) + granules * GRANULE;
         assert_int_equal(cenote_budget_create(&options, &budget, NULL), CENOTE_OK);
         cenote_pool_options pool_options = CENOTE_POOL_OPTIONS_INIT;
         pool_options.quota_bytes = MIB;
@@ -479,7 +417,7 @@ static bool dies(void (*misuse)(struct rig *), struct rig *rig)
 /* A bin that is full looks, and so does the pool when it has its blocks back. */
 static void free_twice(struct rig *rig)
 {
-    void *a = alloc(rig->pool, 1000);
+    void *a = rig_alloc(rig->pool, 1000);
     cenote_pool_free(rig->pool, a);
     cenote_pool_free(rig->pool, a);
     (void)cenote_pool_trim(rig->pool);
@@ -487,20 +425,20 @@ static void free_twice(struct rig *rig)
 
 static void free_inside(struct rig *rig)
 {
-    char *a = alloc(rig->pool, 1000);
+    char *a = rig_alloc(rig->pool, 1000);
     cenote_pool_free(rig->pool, a + 64);
     (void)cenote_pool_trim(rig->pool);
 }
 
 static void free_inside_a_run(struct rig *rig)
 {
-    char *a = alloc(rig->pool, 100 * KIB);
+    char *a = rig_alloc(rig->pool, 100 * KIB);
     cenote_pool_free(rig->pool, a + 8192);
 }
 
 static void free_free_pages(struct rig *rig)
 {
-    char *a = alloc(rig->pool, 8192);
+    char *a = rig_alloc(rig->pool, 8192);
     cenote_pool_free(rig->pool, a + 8192);
 }
 
@@ -515,7 +453,7 @@ static void test_bugs_are_caught(void **state)
 
 int main(void)
 {
-#define SMALL_TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
+#define SMALL_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, rig_down)
     const struct CMUnitTest tests[] = {
         SMALL_TEST(test_small_blocks_pack),
         SMALL_TEST(test_alignment),

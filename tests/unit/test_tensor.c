@@ -13,64 +13,16 @@
 
 #include <cenote/tensor.h>
 
-#include "os/fake/fake.h"
 #include "pool/tensor_table.h"
+#include "pool_fixture.h"
 
-#define KIB     UINT64_C(1024)
-#define MIB     (KIB * KIB)
-#define PROCESS MIB
-#define LIMIT   (64 * MIB)
+#define KIB   UINT64_C(1024)
+#define MIB   (KIB * KIB)
+#define LIMIT (64 * MIB)
 
-struct rig {
-    struct cn_fake *fake;
-    cenote_budget *budget;
-    cenote_pool *pool;
-};
-
-static cenote_pool *make(struct rig *rig, cenote_class class_id)
+static int set_up(void **state)
 {
-    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    cenote_pool *pool = NULL;
-    options.class_id = class_id;
-    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
-    return pool;
-}
-
-static int rig_up(void **state)
-{
-    struct rig *rig = calloc(1, sizeof *rig);
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    rig->fake = cn_fake_create();
-    options.os = cn_fake_os(rig->fake);
-    options.limit_bytes = LIMIT;
-    options.process_bytes = PROCESS;
-    assert_int_equal(cenote_budget_create(&options, &rig->budget, NULL), CENOTE_OK);
-    rig->pool = make(rig, CENOTE_CLASS_IMAGE_FEATURES);
-    *state = rig;
-    return 0;
-}
-
-static uint64_t charged(const struct rig *rig)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    return stats.charged_bytes - PROCESS;
-}
-
-static int rig_down(void **state)
-{
-    struct rig *rig = *state;
-    assert_null(cenote_pool_check(rig->pool));
-    cenote_pool_destroy(rig->pool);
-    struct cn_fake_books books = cn_fake_books_get(rig->fake);
-    assert_int_equal(books.reservations, 0);
-    assert_int_equal(books.committed_bytes, 0);
-    assert_int_equal(books.misuse_count, 0);
-    assert_int_equal(charged(rig), 0);
-    cenote_budget_destroy(rig->budget);
-    cn_fake_destroy(rig->fake);
-    free(rig);
-    return 0;
+    return rig_up(state, LIMIT, CENOTE_CLASS_IMAGE_FEATURES);
 }
 
 static cenote_tensor_options bytes_of(uint64_t size_bytes)
@@ -191,7 +143,7 @@ static void test_foreign_handles(void **state)
     assert_dead(rig->pool, tensor | 0xffff);              /* an index above the table */
     assert_dead(rig->pool, tensor + 1);                   /* a slot that is free */
     assert_dead(rig->pool, tensor + CN_STATE_GENERATION); /* one that is to come */
-    cenote_pool *other = make(rig, CENOTE_CLASS_KV_CACHE);
+    cenote_pool *other = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
     cenote_tensor foreign = create(other, MIB);
     assert_int_equal((uint32_t)foreign, (uint32_t)tensor);
     assert_dead(rig->pool, foreign);
@@ -323,7 +275,7 @@ static void test_bad_options(void **state)
 static void test_table_is_charged(void **state)
 {
     struct rig *rig = *state;
-    uint64_t before = charged(rig);
+    uint64_t before = rig_charged(rig);
     assert_int_equal(stats_of(rig->pool).table_bytes, 0);
     cenote_tensor tensors[900];
     for (unsigned i = 0; i < 300; i++)
@@ -332,7 +284,7 @@ static void test_table_is_charged(void **state)
     cenote_pool_stats_get(rig->pool, &pool);
     uint64_t table = stats_of(rig->pool).table_bytes;
     assert_true(table >= 300 * sizeof(struct cn_tensor_slot));
-    assert_int_equal(charged(rig),
+    assert_int_equal(rig_charged(rig),
                      before +
                          pool.committed_bytes / CENOTE_GRANULE_BYTES * CN_GRANULE_CHARGE_BYTES +
                          pool.small_metadata_bytes + table);
@@ -354,8 +306,8 @@ static void test_fault_sweep(void **state)
     cenote_tensor tensor = 99;
     unsigned failures = 0;
     for (uint64_t nth = 1;; nth++) {
-        cenote_pool *pool = make(rig, CENOTE_CLASS_KV_CACHE);
-        uint64_t before = charged(rig);
+        cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_KV_CACHE, 0);
+        uint64_t before = rig_charged(rig);
         cn_fake_fail(rig->fake, CN_FAKE_MEMORY, nth, ENOMEM);
         cenote_error err = {0};
         cenote_status status = cenote_tensor_create(pool, &options, &tensor, &err);
@@ -364,7 +316,7 @@ static void test_fault_sweep(void **state)
         if (status != CENOTE_OK) {
             assert_int_equal(status, CENOTE_E_NOMEM);
             assert_int_equal(tensor, 99);
-            assert_int_equal(charged(rig), before + stats_of(pool).table_bytes);
+            assert_int_equal(rig_charged(rig), before + stats_of(pool).table_bytes);
             failures++;
         }
         cenote_pool_destroy(pool);
@@ -376,7 +328,7 @@ static void test_fault_sweep(void **state)
 
 int main(void)
 {
-#define TENSOR_TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
+#define TENSOR_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, rig_down)
     const struct CMUnitTest tests[] = {
         TENSOR_TEST(test_life),
         TENSOR_TEST(test_use_after_release),
