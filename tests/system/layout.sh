@@ -2,38 +2,8 @@
 # layout.sh CENOTE JSON_GET: cenote layout as a user meets it.
 set -eu
 cenote=$1 json_get=$2
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
-
-fail() {
-    echo "FAILED: $*"
-    head -c 2000 out err
-    exit 1
-}
-
-# expect CODE ARGUMENT...: runs cenote layout into files out and err.
-expect() {
-    wanted=$1
-    shift
-    code=0
-    "$cenote" layout "$@" >out 2>err </dev/null || code=$?
-    [ "$code" = "$wanted" ] || fail "exit code $code and not $wanted: $*"
-}
-
-# refused CODE TEXT ARGUMENT...: nothing on stdout, and one line that says TEXT.
-refused() {
-    refused_code=$1 refused_text=$2
-    shift 2
-    expect "$refused_code" "$@"
-    [ -s out ] && fail "a refusal wrote to stdout: $*"
-    [ "$(wc -l <err)" = 1 ] || fail "not one line: $*"
-    grep -qF -e "$refused_text" err || fail "the line does not say '$refused_text': $*"
-}
-
-get() { # PATH: of the JSON in out
-    "$json_get" "$1" <out || fail "no $1"
-}
+subcommand=layout
+. "$(dirname "$0")/subcommand.sh"
 
 # Greedy puts a below b and needs 74 bytes; the other way round 20 do.
 printf 'id,lower,upper,size,alignment\na b,0,2,10,1\nb,1,3,10,64\nempty,5,6,0,1\n' >small.csv

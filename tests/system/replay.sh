@@ -3,38 +3,8 @@
 # which leaves pools of gigabytes to the others.
 set -eu
 cenote=$1 json_get=$2 build_type=$3
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
-
-fail() {
-    echo "FAILED: $*"
-    head -c 2000 out err
-    exit 1
-}
-
-# expect CODE ARGUMENT...: runs cenote replay into files out and err.
-expect() {
-    wanted=$1
-    shift
-    code=0
-    "$cenote" replay "$@" >out 2>err </dev/null || code=$?
-    [ "$code" = "$wanted" ] || fail "exit code $code and not $wanted: $*"
-}
-
-# refused CODE TEXT ARGUMENT...: nothing on stdout, and one line that says TEXT.
-refused() {
-    refused_code=$1 refused_text=$2
-    shift 2
-    expect "$refused_code" "$@"
-    [ -s out ] && fail "a refusal wrote to stdout: $*"
-    [ "$(wc -l <err)" = 1 ] || fail "not one line: $*"
-    grep -qF -e "$refused_text" err || fail "the line does not say '$refused_text': $*"
-}
-
-get() { # PATH: of the JSON in out
-    "$json_get" "$1" <out || fail "no $1"
-}
+subcommand=replay
+. "$(dirname "$0")/subcommand.sh"
 
 # Holes of 3 and 2 units of 256 bytes, and a block of 2: first fit takes the lower one, best fit the
 # smaller one, and the next block of 3 finds room there or behind all others.
