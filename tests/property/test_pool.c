@@ -17,6 +17,7 @@
 #include <cenote/pool.h>
 
 #include "pool/budget.h"
+#include "script.h"
 
 #define KIB           UINT64_C(1024)
 #define MIB           (KIB * KIB)
@@ -284,23 +285,17 @@ static const char *run_ops(const struct op *ops, unsigned count)
     return broken == NULL && digest != again ? "other offsets the second time" : broken;
 }
 
-/* Drops every operation that the failure does not need. */
-static unsigned shrink(struct op *ops, unsigned count)
+static const char *run_script(const uint8_t *bytes, size_t size, size_t *out_step)
 {
-    static struct op trial[OPS_MAX];
-    for (unsigned step = count / 2 + 1; step > 0; step /= 2) {
-        for (unsigned at = 0; at + step <= count;) {
-            memcpy(trial, ops, at * sizeof *ops);
-            memcpy(trial + at, ops + at + step, (count - at - step) * sizeof *ops);
-            if (run_ops(trial, count - step) == NULL) {
-                at += step;
-                continue;
-            }
-            count -= step;
-            memcpy(ops, trial, count * sizeof *ops);
-        }
-    }
-    return count;
+    (void)out_step;
+    return run_ops((const void *)bytes, (unsigned)(size / sizeof(struct op)));
+}
+
+/* Drops every operation that the failure does not need. @return how many are left */
+static unsigned shrink(struct op *ops)
+{
+    const struct script_form form = {.step_bytes = sizeof *ops, .run = run_script};
+    return (unsigned)(script_shrink(&form, (uint8_t *)ops, OPS_MAX * sizeof *ops) / sizeof *ops);
 }
 
 static void random_sequences(void)
@@ -317,7 +312,7 @@ static void random_sequences(void)
         const char *broken = run_ops(ops, OPS_MAX);
         if (broken == NULL)
             continue;
-        unsigned count = shrink(ops, OPS_MAX);
+        unsigned count = shrink(ops);
         print_message("seed %" PRIu64 ": %s after\n", seed, broken);
         for (unsigned i = 0; i < count; i++)
             print_message("  %s pool %u %" PRIu64 "\n", names[ops[i].kind], ops[i].pool,
