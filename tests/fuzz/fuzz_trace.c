@@ -55,8 +55,7 @@ static void replay(const struct cli_trace *trace, const char *name)
         check(op->kind == CLI_TRACE_TRIM || op->slot < trace->slot_count);
         if (op->kind == CLI_TRACE_ALLOC) {
             check(!given[op->slot]);
-            given[op->slot] =
-                op->size_bytes > 0 && allocator.kind->alloc(&allocator, op, &offset);
+            given[op->slot] = op->size_bytes > 0 && allocator.kind->alloc(&allocator, op, &offset);
             check(!given[op->slot] || offset % (UINT64_C(1) << op->align_log2) == 0);
         } else if (op->kind == CLI_TRACE_FREE && given[op->slot]) {
             allocator.kind->free(&allocator, op);

@@ -17,6 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "random.h"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { INPUTS_MAX = 4096, WORDS_MAX = 512, CHANGES_MAX = 6, GROWTH_MAX = 65536 };
@@ -142,18 +144,9 @@ static void words_load(const char *path)
 
 static uint64_t random_state;
 
-static uint64_t random_u64(void)
-{
-    random_state += 0x9e3779b97f4a7c15u;
-    uint64_t x = random_state;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 static size_t pick(size_t count)
 {
-    return count == 0 ? 0 : (size_t)(random_u64() % count);
+    return count == 0 ? 0 : (size_t)(random_next(&random_state) % count);
 }
 
 /* Puts @p part over (not insert) or before what is at a random place; b has room. */
@@ -180,7 +173,7 @@ static void put_piece(struct bytes *b, const struct bytes *from)
 
 static void change(struct bytes *b)
 {
-    uint8_t byte = (uint8_t)random_u64();
+    uint8_t byte = (uint8_t)random_next(&random_state);
     size_t at = pick(b->size);
     switch (pick(word_count > 0 ? 9 : 7)) {
     case 0:

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "bf12_support.h"
+#include "random.h"
 #include "weights/bf12_codec.h"
 
 enum { ROUNDS = 400, MUTATIONS = 60, GUARD = 0xa5 };
@@ -22,7 +23,7 @@ static uint64_t random_state;
 /* [0, count) */
 static uint64_t pick(uint64_t count)
 {
-    return bf12_random(&random_state) % count;
+    return random_next(&random_state) % count;
 }
 
 typedef struct panel {

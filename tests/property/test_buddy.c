@@ -22,7 +22,11 @@ enum {
 static void test_random(void **state)
 {
     (void)state;
-    const struct script_form form = {HEAD, STEP, STEPS_MAX, buddy_script_run, buddy_script_print};
+    const struct script_form form = {.head_bytes = HEAD,
+                                     .step_bytes = STEP,
+                                     .steps_max = STEPS_MAX,
+                                     .run = buddy_script_run,
+                                     .print = buddy_script_print};
     script_run_random(&form, SCRIPTS, 20261121);
 }
 
@@ -42,7 +46,11 @@ static const char *fails_by_two(const uint8_t *bytes, size_t size, size_t *out_s
 static void test_shrink(void **state)
 {
     (void)state;
-    const struct script_form form = {HEAD, STEP, STEPS_MAX, fails_by_two, buddy_script_print};
+    const struct script_form form = {.head_bytes = HEAD,
+                                     .step_bytes = STEP,
+                                     .steps_max = STEPS_MAX,
+                                     .run = fails_by_two,
+                                     .print = buddy_script_print};
     uint8_t script[HEAD + STEPS_MAX * STEP] = {0};
     script[HEAD + 17 * STEP] = 100;
     script[HEAD + 201 * STEP] = 200;

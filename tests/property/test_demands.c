@@ -16,8 +16,10 @@ enum { SCRIPTS = 150, STEPS_MAX = 250 };
 static void test_random(void **state)
 {
     (void)state;
-    const struct script_form form = {0, DEMAND_SCRIPT_STEP_BYTES, STEPS_MAX, demand_script_run,
-                                     demand_script_print};
+    const struct script_form form = {.step_bytes = DEMAND_SCRIPT_STEP_BYTES,
+                                     .steps_max = STEPS_MAX,
+                                     .run = demand_script_run,
+                                     .print = demand_script_print};
     script_run_random(&form, SCRIPTS, 20261121);
 }
 

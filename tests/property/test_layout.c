@@ -17,6 +17,7 @@
 #include <cenote/cenote.h>
 
 #include "layout_instances.h"
+#include "random.h"
 
 enum { COUNT_MAX = 20000, NAIVE_MAX = 200, TINY_MAX = 6 };
 
@@ -179,10 +180,10 @@ static void test_random(void **state)
     (void)state;
     uint64_t seed = 1, gained = 0;
     for (unsigned round = 0; round < 150; round++) {
-        uint64_t count = 1 + layout_random(&seed) % NAIVE_MAX;
-        uint64_t moments = 1 + layout_random(&seed) % 100;
-        unsigned align_log2 = (unsigned)(layout_random(&seed) % 8);
-        layout_make_random(buffers, count, moments, 1 + layout_random(&seed) % 5000, align_log2,
+        uint64_t count = 1 + random_next(&seed) % NAIVE_MAX;
+        uint64_t moments = 1 + random_next(&seed) % 100;
+        unsigned align_log2 = (unsigned)(random_next(&seed) % 8);
+        layout_make_random(buffers, count, moments, 1 + random_next(&seed) % 5000, align_log2,
                            round);
         cenote_layout *layout = begin(count);
         cenote_layout_report first = check(layout, count);
@@ -205,8 +206,8 @@ static void test_least(void **state)
     (void)state;
     uint64_t seed = 2, placed[TINY_MAX], above = 0;
     for (unsigned round = 0; round < 1500; round++) {
-        uint64_t count = 2 + layout_random(&seed) % (TINY_MAX - 1);
-        unsigned align_log2 = (unsigned)(layout_random(&seed) % 6);
+        uint64_t count = 2 + random_next(&seed) % (TINY_MAX - 1);
+        unsigned align_log2 = (unsigned)(random_next(&seed) % 6);
         layout_make_random(buffers, count, 8, 24, round % 2 == 0 ? 0 : align_log2, round);
         cenote_layout *layout = begin(count);
         assert_false(cenote_layout_improve(layout, 200000));

@@ -17,12 +17,14 @@
 #include <cenote/pool.h>
 
 #include "pool/budget.h"
+#include "random.h"
 #include "script.h"
 
 #define KIB           UINT64_C(1024)
 #define MIB           (KIB * KIB)
 #define BLOCKS_MAX    64
 #define OPS_MAX       600
+#define SCRIPTS       16
 #define POOL_COUNT    2
 #define PROCESS_BYTES MIB
 /* The book-keeping of small blocks: five pieces and page tables. */
@@ -54,53 +56,37 @@ struct world {
 static cenote_class class_id; /* of all pools */
 static bool small;            /* it has small blocks */
 
-static uint64_t random_state;
-
-/* xorshift64* */
-static uint64_t random_next(void)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return random_state * UINT64_C(2685821657736338717);
-}
-
-static uint64_t random_below(uint64_t bound)
-{
-    return random_next() % bound;
-}
-
 /* Few sizes are large, many are around the edges of granules and chunks. */
-static uint64_t random_size(void)
+static uint64_t random_size(uint64_t *state)
 {
     static const uint64_t edges[] = {1, 1000, 9 * KIB, 64 * KIB, 128 * KIB, 2 * MIB, 4 * MIB};
-    uint64_t edge = edges[random_below(sizeof edges / sizeof edges[0])];
-    switch (random_below(3)) {
+    uint64_t edge = edges[random_below(state, sizeof edges / sizeof edges[0])];
+    switch (random_below(state, 3)) {
     case 0:
-        return edge + random_below(3) - (edge > 1);
+        return edge + random_below(state, 3) - (edge > 1);
     case 1:
-        return 1 + random_below(edge);
+        return 1 + random_below(state, edge);
     default:
-        return 1 + random_below(MIB);
+        return 1 + random_below(state, MIB);
     }
 }
 
-static struct op random_op(void)
+static void draw_op(uint64_t *state, uint8_t *step)
 {
-    struct op op = {OP_ALLOC, (unsigned)random_below(POOL_COUNT), 0};
-    uint64_t dice = random_below(100);
+    struct op op = {OP_ALLOC, (unsigned)random_below(state, POOL_COUNT), 0};
+    uint64_t dice = random_below(state, 100);
     if (dice < 50) {
-        op.argument = random_size();
+        op.argument = random_size(state);
     } else if (dice < 94) {
         op.kind = OP_FREE;
-        op.argument = random_below(BLOCKS_MAX);
+        op.argument = random_below(state, BLOCKS_MAX);
     } else if (dice < 98) {
         op.kind = OP_TRIM;
     } else {
         op.kind = OP_LIMIT;
-        op.argument = 8 * MIB + random_below(24 * MIB);
+        op.argument = 8 * MIB + random_below(state, 24 * MIB);
     }
-    return op;
+    memcpy(step, &op, sizeof op);
 }
 
 static const char *world_open(struct world *w)
@@ -265,68 +251,49 @@ static const char *do_op(struct world *w, struct op op)
     return broken;
 }
 
-static const char *run_once(const struct op *ops, unsigned count, uint64_t *out_digest)
+static const char *run_once(const struct op *ops, unsigned count, uint64_t *out_digest,
+                            size_t *out_step)
 {
     static struct world w;
     const char *broken = world_open(&w);
-    for (unsigned i = 0; i < count && broken == NULL; i++)
+    for (unsigned i = 0; i < count && broken == NULL; i++) {
         broken = do_op(&w, ops[i]);
+        if (broken != NULL && out_step != NULL)
+            *out_step = i;
+    }
     const char *left = world_close(&w);
     *out_digest = w.digest;
     return broken != NULL ? broken : left;
 }
 
-static const char *run_ops(const struct op *ops, unsigned count)
+static const char *run_twice(const uint8_t *bytes, size_t size, size_t *out_step)
 {
+    const struct op *ops = (const void *)bytes;
+    const unsigned count = (unsigned)(size / sizeof *ops);
     uint64_t digest, again;
-    const char *broken = run_once(ops, count, &digest);
+    const char *broken = run_once(ops, count, &digest, out_step);
     if (broken == NULL)
-        broken = run_once(ops, count, &again);
+        broken = run_once(ops, count, &again, out_step);
     return broken == NULL && digest != again ? "other offsets the second time" : broken;
 }
 
-static const char *run_script(const uint8_t *bytes, size_t size, size_t *out_step)
-{
-    (void)out_step;
-    return run_ops((const void *)bytes, (unsigned)(size / sizeof(struct op)));
-}
-
-/* Drops every operation that the failure does not need. @return how many are left */
-static unsigned shrink(struct op *ops)
-{
-    const struct script_form form = {.step_bytes = sizeof *ops, .run = run_script};
-    return (unsigned)(script_shrink(&form, (uint8_t *)ops, OPS_MAX * sizeof *ops) / sizeof *ops);
-}
-
-static void random_sequences(void)
+static void print_ops(const uint8_t *bytes, size_t size)
 {
     static const char *const names[] = {"alloc", "free", "trim", "limit"};
-    static struct op ops[OPS_MAX];
-    const char *seed_text = getenv("CENOTE_TEST_SEED");
-    uint64_t seed = seed_text != NULL ? strtoull(seed_text, NULL, 0) : 20240607;
-    unsigned rounds = seed_text != NULL ? 1 : 8;
-    for (unsigned round = 0; round < rounds; round++, seed++) {
-        random_state = seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
-        for (unsigned i = 0; i < OPS_MAX; i++)
-            ops[i] = random_op();
-        const char *broken = run_ops(ops, OPS_MAX);
-        if (broken == NULL)
-            continue;
-        unsigned count = shrink(ops);
-        print_message("seed %" PRIu64 ": %s after\n", seed, broken);
-        for (unsigned i = 0; i < count; i++)
-            print_message("  %s pool %u %" PRIu64 "\n", names[ops[i].kind], ops[i].pool,
-                          ops[i].argument);
-        fail();
-    }
+    const struct op *ops = (const void *)bytes;
+    for (size_t i = 0; i < size / sizeof *ops; i++)
+        printf("  %s pool %u %" PRIu64 "\n", names[ops[i].kind], ops[i].pool, ops[i].argument);
 }
+
+static const struct script_form form = {0,         sizeof(struct op), OPS_MAX,
+                                        run_twice, print_ops,         draw_op};
 
 static void test_runs(void **state)
 {
     (void)state;
     class_id = CENOTE_CLASS_ACTIVATIONS;
     small = false;
-    random_sequences();
+    script_run_random(&form, SCRIPTS, 20240607);
 }
 
 static void test_small_blocks(void **state)
@@ -334,7 +301,7 @@ static void test_small_blocks(void **state)
     (void)state;
     class_id = CENOTE_CLASS_GENERAL;
     small = true;
-    random_sequences();
+    script_run_random(&form, SCRIPTS, 20240607);
 }
 
 int main(void)

@@ -26,6 +26,7 @@
 
 #include <cmocka.h>
 
+#include "random.h"
 #include "reader_fixture.h"
 #include "schedule_fixture.h"
 #include "weights/resident.h"
@@ -99,7 +100,7 @@ static bool finished;
 
 static uint32_t pick(struct sim *m, uint32_t count)
 {
-    return (uint32_t)test_random(&m->random, count);
+    return (uint32_t)random_below(&m->random, count);
 }
 
 /* ---- the model ---- */

@@ -16,8 +16,10 @@ enum { SCRIPTS = 300, STEPS_MAX = 240 };
 static void test_random(void **state)
 {
     (void)state;
-    const struct script_form form = {0, SLAB_SCRIPT_STEP_BYTES, STEPS_MAX, slab_script_run,
-                                     slab_script_print};
+    const struct script_form form = {.step_bytes = SLAB_SCRIPT_STEP_BYTES,
+                                     .steps_max = STEPS_MAX,
+                                     .run = slab_script_run,
+                                     .print = slab_script_print};
     script_run_random(&form, SCRIPTS, 20261121);
 }
 

@@ -18,12 +18,14 @@
 #include <cenote/tensor.h>
 
 #include "os/fake/fake.h"
+#include "random.h"
 #include "script.h"
 
 #define KIB           UINT64_C(1024)
 #define MIB           (KIB * KIB)
 #define TENSORS_MAX   32u
 #define OPS_MAX       400u
+#define SCRIPTS       12u
 #define PROCESS_BYTES MIB
 #define LIMIT_BYTES   (32 * MIB)
 
@@ -66,34 +68,28 @@ struct world {
     const char *broken; /* what a callback saw */
 };
 
-static uint64_t random_state;
 static cenote_class pool_class; /* of the round: runs of granules, or small blocks too */
 
-static uint64_t random_below(uint64_t bound)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return random_state * UINT64_C(2685821657736338717) % bound;
-}
-
-static uint64_t random_size(void)
+static uint64_t random_size(uint64_t *state)
 {
     static const uint64_t edges[] = {64 * KIB, MIB, 2 * MIB, 4 * MIB};
-    uint64_t edge = edges[random_below(4)];
-    return random_below(2) == 0 ? edge + random_below(3) - 1 : 1 + random_below(edge);
+    uint64_t edge = edges[random_below(state, 4)];
+    return random_below(state, 2) == 0 ? edge + random_below(state, 3) - 1
+                                       : 1 + random_below(state, edge);
 }
 
-static struct op random_op(void)
+static void draw_op(uint64_t *state, uint8_t *step)
 {
     static const unsigned weights[OP_KIND_COUNT] = {32, 4, 4, 26, 8, 8, 12, 3, 3};
-    struct op op = {OP_CREATE, (unsigned)random_below(TENSORS_MAX), random_below(UINT64_MAX)};
-    unsigned dice = (unsigned)random_below(100);
+    struct op op = {OP_CREATE, (unsigned)random_below(state, TENSORS_MAX),
+                    random_below(state, UINT64_MAX)};
+    unsigned dice = (unsigned)random_below(state, 100);
     while (dice >= weights[op.kind])
         dice -= weights[op.kind++];
     if (op.kind == OP_CREATE || op.kind == OP_RAW)
-        op.argument = random_size() | random_below(3) << 32; /* above: what kind of tensor */
-    return op;
+        op.argument = random_size(state) | random_below(state, 3)
+                                               << 32; /* above: what kind of tensor */
+    memcpy(step, &op, sizeof op);
 }
 
 /* ---- the world ---- */
@@ -360,62 +356,53 @@ static const char *check_world(struct world *w)
     return broken;
 }
 
-static const char *run_ops(const struct op *ops, unsigned count)
+static const char *run_ops(const uint8_t *bytes, size_t size, size_t *out_step)
 {
+    const struct op *ops = (const void *)bytes;
+    const unsigned count = (unsigned)(size / sizeof *ops);
     struct world w;
     const char *broken = world_open(&w);
     for (unsigned i = 0; i < count && broken == NULL; i++) {
         broken = do_op(&w, &ops[i]);
         if (broken == NULL)
             broken = check_world(&w);
+        if (broken != NULL && out_step != NULL)
+            *out_step = i;
     }
     const char *left = world_close(&w);
     return broken != NULL ? broken : left;
 }
 
-static const char *run_script(const uint8_t *bytes, size_t size, size_t *out_step)
+static void print_ops(const uint8_t *bytes, size_t size)
 {
-    (void)out_step;
-    return run_ops((const void *)bytes, (unsigned)(size / sizeof(struct op)));
-}
-
-/* Drops every operation that the failure does not need. @return how many are left */
-static unsigned shrink(struct op *ops)
-{
-    const struct script_form form = {.step_bytes = sizeof *ops, .run = run_script};
-    return (unsigned)(script_shrink(&form, (uint8_t *)ops, OPS_MAX * sizeof *ops) / sizeof *ops);
-}
-
-static void test_random_sequences(void **state)
-{
-    (void)state;
     static const char *const names[OP_KIND_COUNT] = {
         "create", "raw", "retain", "release", "pin", "unpin", "compact", "trim", "refuse"};
-    static struct op ops[OPS_MAX];
-    const char *seed_text = getenv("CENOTE_TEST_SEED");
-    uint64_t seed = seed_text != NULL ? strtoull(seed_text, NULL, 0) : 20241121;
-    unsigned rounds = seed_text != NULL ? 1 : 12;
-    for (unsigned round = 0; round < rounds; round++, seed++) {
-        random_state = seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
-        pool_class = seed % 2 == 0 ? CENOTE_CLASS_KV_CACHE : CENOTE_CLASS_IMAGE_FEATURES;
-        for (unsigned i = 0; i < OPS_MAX; i++)
-            ops[i] = random_op();
-        const char *broken = run_ops(ops, OPS_MAX);
-        if (broken == NULL)
-            continue;
-        unsigned count = shrink(ops);
-        print_message("seed %" PRIu64 ": %s after\n", seed, broken);
-        for (unsigned i = 0; i < count; i++)
-            print_message("  %s %u %" PRIu64 "\n", names[ops[i].kind], ops[i].place,
-                          ops[i].argument);
-        fail();
-    }
+    const struct op *ops = (const void *)bytes;
+    for (size_t i = 0; i < size / sizeof *ops; i++)
+        printf("  %s %u %" PRIu64 "\n", names[ops[i].kind], ops[i].place, ops[i].argument);
+}
+
+static const struct script_form form = {0, sizeof(struct op), OPS_MAX, run_ops, print_ops, draw_op};
+
+static void test_runs(void **state)
+{
+    (void)state;
+    pool_class = CENOTE_CLASS_KV_CACHE;
+    script_run_random(&form, SCRIPTS, 20241121);
+}
+
+static void test_small_blocks(void **state)
+{
+    (void)state;
+    pool_class = CENOTE_CLASS_IMAGE_FEATURES;
+    script_run_random(&form, SCRIPTS, 20241121);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_sequences),
+        cmocka_unit_test(test_runs),
+        cmocka_unit_test(test_small_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 #include <cenote/cenote.h>
 
 #include "checkpoint.h"
+#include "random.h"
 #include "weights_fixture.h"
 
 enum {
@@ -28,19 +29,10 @@ enum {
 
 static uint64_t random_state;
 
-static uint64_t random_u64(void)
-{
-    random_state += 0x9e3779b97f4a7c15u;
-    uint64_t x = random_state;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 /* [0, count) */
 static uint32_t pick(uint32_t count)
 {
-    return (uint32_t)(random_u64() % count);
+    return (uint32_t)(random_next(&random_state) % count);
 }
 
 struct model {

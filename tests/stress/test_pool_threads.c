@@ -15,6 +15,8 @@
 
 #include <cenote/pool.h>
 
+#include "random.h"
+
 #define MIB          UINT64_C(1048576)
 #define THREADS      4
 #define POOLS        3
@@ -44,20 +46,12 @@ struct block {
     unsigned char mark;
 };
 
-static uint64_t random_below(struct worker *w, uint64_t bound)
-{
-    w->random_state ^= w->random_state >> 12;
-    w->random_state ^= w->random_state << 25;
-    w->random_state ^= w->random_state >> 27;
-    return w->random_state * UINT64_C(2685821657736338717) % bound;
-}
-
 static void put(struct worker *w, struct block *b, unsigned char mark)
 {
     struct shared *s = w->shared;
     void *data;
-    b->pool = s->pools[random_below(w, POOLS)];
-    b->size_bytes = 1 + random_below(w, 3 * MIB);
+    b->pool = s->pools[random_below(&w->random_state, POOLS)];
+    b->size_bytes = 1 + random_below(&w->random_state, 3 * MIB);
     if (cenote_pool_alloc(b->pool, b->size_bytes, &data, NULL) != CENOTE_OK) {
         atomic_fetch_add(&s->refused, 1);
         return;
@@ -82,13 +76,13 @@ static void *work(void *argument)
     struct worker *w = argument;
     struct block live[LIVE_MAX] = {0};
     for (unsigned i = 0; i < w->shared->ops; i++) {
-        struct block *b = &live[random_below(w, LIVE_MAX)];
+        struct block *b = &live[random_below(&w->random_state, LIVE_MAX)];
         if (b->data == NULL)
             put(w, b, (unsigned char)i);
         else
             drop(w, b);
         if (i % 64 == 0)
-            (void)cenote_pool_trim(w->shared->pools[random_below(w, POOLS)]);
+            (void)cenote_pool_trim(w->shared->pools[random_below(&w->random_state, POOLS)]);
         if (i % 97 == 0 &&
             cenote_budget_charge(w->shared->budget, MIB, "stress", NULL) == CENOTE_OK)
             cenote_budget_uncharge(w->shared->budget, MIB);

@@ -19,6 +19,7 @@
 
 #include "checkpoint.h"
 #include "os/fake/fake.h"
+#include "random.h"
 #include "reader_fixture.h"
 #include "shadow.h"
 #include "weights/reader.h"
@@ -87,15 +88,15 @@ static void expect_sealed(uint32_t index)
 
 static void do_submit(struct session *s)
 {
-    uint32_t index = (uint32_t)test_random(&s->random, PLACES);
+    uint32_t index = (uint32_t)random_below(&s->random, PLACES);
     struct place *place = &s->places[index];
     if (place->busy || cn_reader_under_way(s->reader) == s->depth)
         return;
     expect_sealed(index);
     place->busy = true;
-    place->file = (uint32_t)test_random(&s->random, FILES);
-    place->size = s->block * (uint32_t)(1 + test_random(&s->random, PLACE_BYTES / s->block));
-    place->offset = s->block * test_random(&s->random, FILE_BYTES / s->block + 2);
+    place->file = (uint32_t)random_below(&s->random, FILES);
+    place->size = s->block * (uint32_t)(1 + random_below(&s->random, PLACE_BYTES / s->block));
+    place->offset = s->block * random_below(&s->random, FILE_BYTES / s->block + 2);
     s->numbers[index] = s->submitted++;
     struct cn_reader_request request = {index, place->file, place->offset, place->size,
                                         place_memory(index)};
@@ -163,19 +164,19 @@ static void do_drain(struct session *s)
 
 static void play(struct session *s, unsigned steps)
 {
-    uint64_t eager = 1 + test_random(&s->random, 90); /* how much of its time it submits */
+    uint64_t eager = 1 + random_below(&s->random, 90); /* how much of its time it submits */
     for (unsigned i = 0; i < steps; i++) {
-        uint64_t what = test_random(&s->random, 100);
+        uint64_t what = random_below(&s->random, 100);
         if (what < eager)
             do_submit(s);
         else if (what < 97)
-            do_next(s, test_random(&s->random, 2) == 0);
+            do_next(s, random_below(&s->random, 2) == 0);
         else if (what < 98)
             do_drain(s);
         else
-            s->os->ops->sleep_ns(s->os, test_random(&s->random, 200000));
+            s->os->ops->sleep_ns(s->os, random_below(&s->random, 200000));
     }
-    if (test_random(&s->random, 2) == 0)
+    if (random_below(&s->random, 2) == 0)
         while (do_next(s, true))
             ;
 }
@@ -187,13 +188,13 @@ static void session_open(struct session *s, struct cn_os *os, enum cn_reader_eng
 {
     cenote_error err;
     s->os = os;
-    s->depth = (uint32_t)(1 + test_random(&s->random, 32));
+    s->depth = (uint32_t)(1 + random_below(&s->random, 32));
     s->block = open_flags == 0 ? 1 : BLOCK;
     for (uint32_t i = 0; i < FILES; i++)
         assert_int_equal(os->ops->file_open(os, paths[i], open_flags, &s->fds[i]), 0);
     struct cn_reader_options options = {.engine = engine,
                                         .depth = s->depth,
-                                        .thread_count = (uint32_t)test_random(&s->random, 9),
+                                        .thread_count = (uint32_t)random_below(&s->random, 9),
                                         .buffers = memory,
                                         .buffers_bytes = PLACES / 2 * PLACE_BYTES,
                                         .fds = s->fds,
@@ -222,12 +223,12 @@ static void plan_disk(struct session *s, struct cn_fake *fake)
     static const uint64_t rates[] = {0, 100000000, 3000000000};
     struct cn_fake_disk disk = {
         .seed = s->random,
-        .latency_ns = test_random(&s->random, 100000),
-        .latency_random_ns = test_random(&s->random, 3) * 400000,
-        .bytes_per_s = rates[test_random(&s->random, 3)],
-        .lanes = (uint32_t)test_random(&s->random, 9),
-        .refuse_per_mille = (uint32_t)(test_random(&s->random, 3) * 250),
-        .interrupt_per_mille = (uint32_t)(test_random(&s->random, 3) * 250),
+        .latency_ns = random_below(&s->random, 100000),
+        .latency_random_ns = random_below(&s->random, 3) * 400000,
+        .bytes_per_s = rates[random_below(&s->random, 3)],
+        .lanes = (uint32_t)random_below(&s->random, 9),
+        .refuse_per_mille = (uint32_t)(random_below(&s->random, 3) * 250),
+        .interrupt_per_mille = (uint32_t)(random_below(&s->random, 3) * 250),
     };
     cn_fake_disk_set(fake, &disk);
 }
@@ -237,22 +238,22 @@ static void plan_faults(struct session *s, struct cn_fake *fake)
 {
     for (unsigned i = 0; i < 4; i++)
         cn_fake_fault_add(fake,
-                          (struct cn_fake_fault){CN_FAULT_ERROR, 1 + test_random(&s->random, 100),
+                          (struct cn_fake_fault){CN_FAULT_ERROR, 1 + random_below(&s->random, 100),
                                                  4, i % 2 == 0 ? EINTR : EAGAIN});
-    s->may_fail = test_random(&s->random, 3) == 0;
+    s->may_fail = random_below(&s->random, 3) == 0;
     if (s->may_fail)
         cn_fake_fault_add(fake,
-                          (struct cn_fake_fault){CN_FAULT_ERROR, 1 + test_random(&s->random, 100),
-                                                 1 + test_random(&s->random, 9), EIO});
-    s->may_be_short = test_random(&s->random, 3) == 0;
+                          (struct cn_fake_fault){CN_FAULT_ERROR, 1 + random_below(&s->random, 100),
+                                                 1 + random_below(&s->random, 9), EIO});
+    s->may_be_short = random_below(&s->random, 3) == 0;
     if (s->may_be_short)
         cn_fake_fault_add(fake,
-                          (struct cn_fake_fault){CN_FAULT_SHORT, 1 + test_random(&s->random, 100),
-                                                 1 + test_random(&s->random, 9),
-                                                 1 + test_random(&s->random, PLACE_BYTES)});
-    if (test_random(&s->random, 3) == 0) /* it slows down */
+                          (struct cn_fake_fault){CN_FAULT_SHORT, 1 + random_below(&s->random, 100),
+                                                 1 + random_below(&s->random, 9),
+                                                 1 + random_below(&s->random, PLACE_BYTES)});
+    if (random_below(&s->random, 3) == 0) /* it slows down */
         cn_fake_fault_add(fake,
-                          (struct cn_fake_fault){CN_FAULT_DELAY, 1 + test_random(&s->random, 100),
+                          (struct cn_fake_fault){CN_FAULT_DELAY, 1 + random_below(&s->random, 100),
                                                  CN_FAKE_ALWAYS, 2000000});
 }
 

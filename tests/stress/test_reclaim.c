@@ -17,6 +17,8 @@
 
 #include <cenote/tensor_cache.h>
 
+#include "random.h"
+
 #define KIB     UINT64_C(1024)
 #define MIB     (KIB * KIB)
 #define PROCESS MIB
@@ -41,14 +43,6 @@ struct worker {
     unsigned number;
     uint64_t random_state;
 };
-
-static uint64_t random_below(struct worker *w, uint64_t bound)
-{
-    w->random_state ^= w->random_state >> 12;
-    w->random_state ^= w->random_state << 25;
-    w->random_state ^= w->random_state >> 27;
-    return w->random_state * UINT64_C(2685821657736338717) % bound;
-}
 
 /* @p room_bytes beside what the pools themselves cost. */
 static void open_world(struct shared *s, uint64_t room_bytes, unsigned pools, unsigned ops)
@@ -110,7 +104,7 @@ static void *demand(void *argument)
     struct shared *s = w->shared;
     cenote_pool *own = s->pools[w->number];
     for (unsigned i = 0; i < s->ops; i++) {
-        uint64_t size_bytes = MIB - random_below(w, 64 * KIB);
+        uint64_t size_bytes = MIB - random_below(&w->random_state, 64 * KIB);
         void *data;
         while (cenote_pool_alloc(own, size_bytes, &data, NULL) != CENOTE_OK)
             sched_yield();
@@ -147,11 +141,11 @@ static void take(struct worker *w, struct block *b)
 {
     struct shared *s = w->shared;
     cenote_status status;
-    unsigned p = (unsigned)random_below(w, POOLS);
+    unsigned p = (unsigned)random_below(&w->random_state, POOLS);
     b->pool = s->pools[p];
-    if (random_below(w, 2) == 0) {
+    if (random_below(&w->random_state, 2) == 0) {
         void *data;
-        b->size_bytes = 1 + random_below(w, 200 * KIB);
+        b->size_bytes = 1 + random_below(&w->random_state, 200 * KIB);
         status = cenote_pool_alloc(b->pool, b->size_bytes, &data, NULL);
         if (status == CENOTE_OK) {
             b->data = data;
@@ -159,7 +153,8 @@ static void take(struct worker *w, struct block *b)
         }
     } else {
         static const uint64_t columns[] = {16, 1024, 65536, 150000};
-        cenote_tensor_spec spec = {CENOTE_DTYPE_U8, 2, {1, columns[random_below(w, 4)]}};
+        cenote_tensor_spec spec = {
+            CENOTE_DTYPE_U8, 2, {1, columns[random_below(&w->random_state, 4)]}};
         status = cenote_tensor_cache_get(s->cache, b->pool, &spec, &b->tensor, NULL);
     }
     atomic_fetch_add(status == CENOTE_OK ? &s->given : &s->refused, 1);
@@ -189,16 +184,17 @@ static void drop(struct worker *w, struct block *b)
 static void disturb(struct worker *w)
 {
     struct shared *s = w->shared;
-    cenote_pool *pool = s->pools[random_below(w, POOLS)];
-    switch (random_below(w, 5)) {
+    cenote_pool *pool = s->pools[random_below(&w->random_state, POOLS)];
+    switch (random_below(&w->random_state, 5)) {
     case 0:
-        (void)!cenote_pool_quota_set(pool, MIB / 2 + random_below(w, 4 * MIB), NULL);
+        (void)!cenote_pool_quota_set(pool, MIB / 2 + random_below(&w->random_state, 4 * MIB), NULL);
         break;
     case 1:
-        (void)!cenote_budget_limit_set(s->budget, s->limit_bytes - random_below(w, MIB), NULL);
+        (void)!cenote_budget_limit_set(s->budget,
+                                       s->limit_bytes - random_below(&w->random_state, MIB), NULL);
         break;
     case 2:
-        (void)cenote_tensor_cache_trim(s->cache, random_below(w, MIB));
+        (void)cenote_tensor_cache_trim(s->cache, random_below(&w->random_state, MIB));
         break;
     case 3:
         (void)cenote_pool_trim(pool);
@@ -215,7 +211,7 @@ static void *mix(void *argument)
     struct worker *w = argument;
     struct block live[LIVE] = {0};
     for (unsigned i = 0; i < w->shared->ops; i++) {
-        struct block *b = &live[random_below(w, LIVE)];
+        struct block *b = &live[random_below(&w->random_state, LIVE)];
         if (b->data == NULL && b->tensor == CENOTE_TENSOR_NONE)
             take(w, b);
         else

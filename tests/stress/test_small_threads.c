@@ -15,6 +15,8 @@
 
 #include <cenote/pool.h>
 
+#include "random.h"
+
 #define MIB     UINT64_C(1048576)
 #define THREADS 4
 #define POOLS   2
@@ -38,19 +40,11 @@ struct worker {
     uint64_t random_state;
 };
 
-static uint64_t random_below(struct worker *w, uint64_t bound)
-{
-    w->random_state ^= w->random_state >> 12;
-    w->random_state ^= w->random_state << 25;
-    w->random_state ^= w->random_state >> 27;
-    return w->random_state * UINT64_C(2685821657736338717) % bound;
-}
-
 static uint64_t *fill(struct worker *w, cenote_pool *pool)
 {
-    uint64_t size_bytes = UINT64_C(64) << random_below(w, 16);
+    uint64_t size_bytes = UINT64_C(64) << random_below(&w->random_state, 16);
     void *data = NULL;
-    size_bytes += random_below(w, size_bytes) / 8 * 8;
+    size_bytes += random_below(&w->random_state, size_bytes) / 8 * 8;
     if (cenote_pool_alloc(pool, size_bytes, &data, NULL) != CENOTE_OK) {
         atomic_fetch_add(&w->shared->refused, 1);
         return NULL;
@@ -92,8 +86,8 @@ static void *work(void *argument)
     struct worker *w = argument;
     struct shared *s = w->shared;
     for (unsigned i = 0; i < OPS; i++) {
-        unsigned p = (unsigned)random_below(w, POOLS);
-        _Atomic(uint64_t *) *place = &s->places[p][random_below(w, PLACES)];
+        unsigned p = (unsigned)random_below(&w->random_state, POOLS);
+        _Atomic(uint64_t *) *place = &s->places[p][random_below(&w->random_state, PLACES)];
         drop(w, s->pools[p], atomic_exchange(place, fill(w, s->pools[p])));
         if (i % 128 == 0)
             (void)cenote_pool_trim(s->pools[p]);

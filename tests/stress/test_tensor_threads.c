@@ -16,6 +16,8 @@
 
 #include <cenote/tensor.h>
 
+#include "random.h"
+
 #define MIB      UINT64_C(1048576)
 #define WORKERS  3
 #define LIVE_MAX 8
@@ -43,14 +45,6 @@ struct worker {
     uint64_t random_state;
     struct tensor live[LIVE_MAX];
 };
-
-static uint64_t random_below(struct worker *w, uint64_t bound)
-{
-    w->random_state ^= w->random_state >> 12;
-    w->random_state ^= w->random_state << 25;
-    w->random_state ^= w->random_state >> 27;
-    return w->random_state * UINT64_C(2685821657736338717) % bound;
-}
 
 static void on_drop(void *context, cenote_tensor tensor)
 {
@@ -81,7 +75,7 @@ static void look(struct worker *w, struct tensor *t, bool fresh)
             else if (data[i] != t->mark)
                 atomic_store(&s->broken, "a tensor's bytes changed");
         }
-        if (random_below(w, 16) == 0)
+        if (random_below(&w->random_state, 16) == 0)
             (void)!cenote_pool_compact(s->pool, NULL, NULL, NULL); /* with it pinned */
     }
     if (cenote_tensor_unpin(s->pool, t->handle, NULL) != CENOTE_OK)
@@ -94,11 +88,11 @@ static void begin(struct worker *w, struct tensor *t)
     cenote_tensor_options options = CENOTE_TENSOR_OPTIONS_INIT;
     options.dtype = CENOTE_DTYPE_U8;
     options.rank = 1;
-    options.shape[0] = 1 + random_below(w, 2 * MIB);
-    if (random_below(w, 2) == 0) {
+    options.shape[0] = 1 + random_below(&w->random_state, 2 * MIB);
+    if (random_below(&w->random_state, 2) == 0) {
         options.dropped = on_drop;
         options.dropped_context = s;
-        options.rebuild_bytes = random_below(w, 2) * MIB / 2;
+        options.rebuild_bytes = random_below(&w->random_state, 2) * MIB / 2;
     }
     if (cenote_tensor_create(s->pool, &options, &t->handle, NULL) != CENOTE_OK) {
         atomic_fetch_add(&s->refused, 1);
@@ -106,7 +100,7 @@ static void begin(struct worker *w, struct tensor *t)
     }
     atomic_fetch_add(&s->given, 1);
     t->size_bytes = options.shape[0];
-    t->mark = (unsigned char)(1 + random_below(w, 255));
+    t->mark = (unsigned char)(1 + random_below(&w->random_state, 255));
     look(w, t, true);
 }
 
@@ -126,10 +120,10 @@ static void *work(void *argument)
     struct worker *w = argument;
     struct shared *s = w->shared;
     for (unsigned i = 0; i < s->ops; i++) {
-        struct tensor *t = &w->live[random_below(w, LIVE_MAX)];
+        struct tensor *t = &w->live[random_below(&w->random_state, LIVE_MAX)];
         if (t->handle == CENOTE_TENSOR_NONE)
             begin(w, t);
-        else if (random_below(w, 3) == 0)
+        else if (random_below(&w->random_state, 3) == 0)
             end(w, t);
         else
             look(w, t, false);

@@ -241,7 +241,8 @@ static void print(const uint8_t *bytes, size_t size)
 
 void contract_run(const struct contract_subject *of)
 {
-    const struct script_form form = {0, STEP_BYTES, STEPS_MAX, run_twice, print};
+    const struct script_form form = {
+        .step_bytes = STEP_BYTES, .steps_max = STEPS_MAX, .run = run_twice, .print = print};
     subject = of;
     test_sizes();
     test_refusals_change_nothing();

@@ -10,19 +10,12 @@
 
 #include <cmocka.h>
 
-uint64_t bf12_random(uint64_t *state)
-{
-    *state += 0x9e3779b97f4a7c15u;
-    uint64_t x = *state;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
+#include "random.h"
 
 /* In (0, 1]. */
 static float unit(uint64_t *state)
 {
-    return (float)((bf12_random(state) >> 40) + 1) * 0x1p-24f;
+    return (float)((random_next(state) >> 40) + 1) * 0x1p-24f;
 }
 
 void bf12_fill_normal(uint16_t *data, uint64_t rows, uint64_t columns, unsigned spread,

@@ -8,9 +8,6 @@
 
 #include <cenote/cenote.h>
 
-/** splitmix64 */
-uint64_t bf12_random(uint64_t *state);
-
 /** bf16 of a normal distribution whose deviation differs from row to row by up to 2^@p spread. */
 void bf12_fill_normal(uint16_t *data, uint64_t rows, uint64_t columns, unsigned spread,
                       uint64_t *state);

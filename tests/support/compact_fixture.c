@@ -32,7 +32,7 @@ cenote_status scene_try_make(struct scene *scene, unsigned i, uint64_t size_byte
         options.dropped_context = scene;
         options.rebuild_bytes = rebuild_bytes;
     }
-    cenote_status status = cenote_tensor_create(scene->pool, &options, &scene->tensors[i], err);
+    cenote_status status = cenote_tensor_create(scene->rig.pool, &options, &scene->tensors[i], err);
     if (status == CENOTE_OK)
         scene->sizes[i] = size_bytes;
     return status;
@@ -41,13 +41,13 @@ cenote_status scene_try_make(struct scene *scene, unsigned i, uint64_t size_byte
 unsigned char *scene_pin(struct scene *scene, unsigned i)
 {
     void *data = NULL;
-    assert_int_equal(cenote_tensor_pin(scene->pool, scene->tensors[i], &data, NULL), CENOTE_OK);
+    assert_int_equal(cenote_tensor_pin(scene->rig.pool, scene->tensors[i], &data, NULL), CENOTE_OK);
     return data;
 }
 
 void scene_unpin(struct scene *scene, unsigned i)
 {
-    assert_int_equal(cenote_tensor_unpin(scene->pool, scene->tensors[i], NULL), CENOTE_OK);
+    assert_int_equal(cenote_tensor_unpin(scene->rig.pool, scene->tensors[i], NULL), CENOTE_OK);
 }
 
 void scene_make_rebuildable(struct scene *scene, unsigned i, uint64_t size_bytes,
@@ -69,7 +69,7 @@ void scene_make(struct scene *scene, unsigned i, uint64_t size_bytes)
 
 void scene_release(struct scene *scene, unsigned i)
 {
-    assert_int_equal(cenote_tensor_release(scene->pool, scene->tensors[i], NULL), CENOTE_OK);
+    assert_int_equal(cenote_tensor_release(scene->rig.pool, scene->tensors[i], NULL), CENOTE_OK);
     scene->sizes[i] = 0;
 }
 
@@ -86,41 +86,27 @@ static void scene_check_content(struct scene *scene, unsigned i)
 /* Where it lies, in granules. */
 uint64_t scene_place(struct scene *scene, unsigned i)
 {
-    uint64_t offset = (uint64_t)((char *)scene_pin(scene, i) - scene->pool->base);
+    uint64_t offset = (uint64_t)((char *)scene_pin(scene, i) - scene->rig.pool->base);
     scene_unpin(scene, i);
     return offset / CENOTE_GRANULE_BYTES;
-}
-
-cenote_pool_stats scene_pool_stats(const struct scene *scene)
-{
-    cenote_pool_stats stats;
-    cenote_pool_stats_get(scene->pool, &stats);
-    return stats;
 }
 
 cenote_tensor_stats scene_tensor_stats(const struct scene *scene)
 {
     cenote_tensor_stats stats;
-    cenote_tensor_stats_get(scene->pool, &stats);
+    cenote_tensor_stats_get(scene->rig.pool, &stats);
     return stats;
-}
-
-static uint64_t scene_charged(const struct scene *scene)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(scene->budget, &stats);
-    return stats.charged_bytes - SCENE_PROCESS_BYTES;
 }
 
 /* The pool, the system's books against the budget's, and every byte. */
 void scene_check(struct scene *scene)
 {
-    const char *broken = cenote_pool_check(scene->pool);
+    const char *broken = cenote_pool_check(scene->rig.pool);
     if (broken != NULL)
         fail_msg("%s", broken);
-    struct cn_fake_books books = cn_fake_books_get(scene->fake);
+    struct cn_fake_books books = cn_fake_books_get(scene->rig.fake);
     assert_int_equal(books.misuse_count, 0);
-    assert_true(books.committed_bytes <= scene_charged(scene));
+    assert_true(books.committed_bytes <= rig_charged(&scene->rig));
     for (unsigned i = 0; i < SCENE_TENSORS; i++)
         if (scene->sizes[i] != 0)
             scene_check_content(scene, i);
@@ -130,7 +116,7 @@ cenote_compact_result scene_compact(struct scene *scene, const cenote_compact_op
 {
     cenote_compact_result result;
     cenote_error err = {0};
-    if (cenote_pool_compact(scene->pool, options, &result, &err) != CENOTE_OK)
+    if (cenote_pool_compact(scene->rig.pool, options, &result, &err) != CENOTE_OK)
         fail_msg("%s", err.message);
     scene_check(scene);
     return result;
@@ -138,23 +124,16 @@ cenote_compact_result scene_compact(struct scene *scene, const cenote_compact_op
 
 void scene_pool(struct scene *scene, uint64_t quota_bytes)
 {
-    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    options.class_id = CENOTE_CLASS_KV_CACHE;
-    options.quota_bytes = quota_bytes;
-    assert_int_equal(cenote_pool_create(scene->budget, &options, &scene->pool, NULL), CENOTE_OK);
+    scene->rig.pool = rig_pool(&scene->rig, CENOTE_CLASS_KV_CACHE, quota_bytes);
     /* Only when a test says so. */
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 100, NULL, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 100, NULL, NULL), CENOTE_OK);
 }
 
 int scene_up(void **state)
 {
     struct scene *scene = calloc(1, sizeof *scene);
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    scene->fake = cn_fake_create();
-    options.os = cn_fake_os(scene->fake);
-    options.limit_bytes = SCENE_LIMIT_BYTES;
-    options.process_bytes = SCENE_PROCESS_BYTES;
-    assert_int_equal(cenote_budget_create(&options, &scene->budget, NULL), CENOTE_OK);
+    assert_non_null(scene);
+    scene->rig = rig_open(cn_fake_create(), SCENE_LIMIT_BYTES);
     scene_pool(scene, 0);
     *state = scene;
     return 0;
@@ -164,14 +143,7 @@ int scene_down(void **state)
 {
     struct scene *scene = *state;
     scene_check(scene);
-    cenote_pool_destroy(scene->pool);
-    struct cn_fake_books books = cn_fake_books_get(scene->fake);
-    assert_int_equal(books.reservations, 0);
-    assert_int_equal(books.committed_bytes, 0);
-    assert_int_equal(books.misuse_count, 0);
-    assert_int_equal(scene_charged(scene), 0);
-    cenote_budget_destroy(scene->budget);
-    cn_fake_destroy(scene->fake);
+    rig_close(&scene->rig);
     free(scene);
     return 0;
 }

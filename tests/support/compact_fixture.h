@@ -7,16 +7,13 @@
 
 #include <cenote/tensor.h>
 
-#include "os/fake/fake.h"
+#include "pool_fixture.h"
 
-#define SCENE_PROCESS_BYTES (UINT64_C(1) << 20)
-#define SCENE_LIMIT_BYTES   (UINT64_C(64) << 20)
-#define SCENE_TENSORS       8u
+#define SCENE_LIMIT_BYTES (UINT64_C(64) << 20)
+#define SCENE_TENSORS     8u
 
 struct scene {
-    struct cn_fake *fake;
-    cenote_budget *budget;
-    cenote_pool *pool;
+    struct rig rig; /* with the pool */
     cenote_tensor tensors[SCENE_TENSORS];
     uint64_t sizes[SCENE_TENSORS]; /* 0: released */
     unsigned dropped;              /* calls of on_drop */
@@ -40,8 +37,6 @@ void scene_release(struct scene *scene, unsigned i);
 
 /** Where tensor @p i lies, in granules. */
 uint64_t scene_place(struct scene *scene, unsigned i);
-
-cenote_pool_stats scene_pool_stats(const struct scene *scene);
 
 cenote_tensor_stats scene_tensor_stats(const struct scene *scene);
 

@@ -1,23 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "layout_instances.h"
 
-uint64_t layout_random(uint64_t *state)
-{
-    uint64_t x = *state += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return x ^ x >> 31;
-}
-
-static uint64_t below(uint64_t *state, uint64_t count)
-{
-    return layout_random(state) % count;
-}
+#include "random.h"
 
 static void shuffle(cenote_layout_buffer *buffers, uint64_t count, uint64_t *state)
 {
     for (uint64_t i = count; i > 1; i--) {
-        uint64_t other = below(state, i);
+        uint64_t other = random_below(state, i);
         cenote_layout_buffer buffer = buffers[i - 1];
         buffers[i - 1] = buffers[other];
         buffers[other] = buffer;
@@ -33,13 +22,13 @@ static bool cut(cenote_layout_buffer *piece, cenote_layout_buffer *other, uint64
     *other = *piece;
     if (life * (UINT64_C(1) << 20) / 10000 > piece->size_bytes ? life > 1
                                                                : piece->size_bytes == 1) {
-        uint64_t at = piece->lower + 1 + below(state, life - 1);
+        uint64_t at = piece->lower + 1 + random_below(state, life - 1);
         piece->upper = other->lower = at;
         return true;
     }
     if (piece->size_bytes < 2)
         return false;
-    uint64_t size = 1 + below(state, piece->size_bytes - 1);
+    uint64_t size = 1 + random_below(state, piece->size_bytes - 1);
     other->size_bytes -= size;
     piece->size_bytes = size;
     return true;
@@ -51,7 +40,7 @@ void layout_make_perfect(cenote_layout_buffer *buffers, uint64_t count, uint64_t
     buffers[0] = (cenote_layout_buffer){0, 10000, 1 << 20, 0};
     for (uint64_t made = 1; made < count;) {
         /* The larger of two, so that pieces do not differ by too much. */
-        uint64_t a = below(&state, made), b = below(&state, made);
+        uint64_t a = random_below(&state, made), b = random_below(&state, made);
         uint64_t area_a = (buffers[a].upper - buffers[a].lower) * buffers[a].size_bytes;
         uint64_t area_b = (buffers[b].upper - buffers[b].lower) * buffers[b].size_bytes;
         if (cut(&buffers[area_a > area_b ? a : b], &buffers[made], &state))
@@ -96,7 +85,7 @@ static void layer(struct graph *graph, uint64_t tokens, uint64_t hidden, bool tr
         {3 * row, 7, 9, true},
         {3 * row, 7, 9, true},
         {row / 16 + 64, 8, 9, false},
-        {64 + below(&graph->state, row), 9, 10, false},
+        {64 + random_below(&graph->state, row), 9, 10, false},
     };
     for (unsigned i = 0; i < sizeof tensors / sizeof *tensors; i++) {
         graph->moment = start + tensors[i].from;
@@ -121,8 +110,8 @@ void layout_make_transformer(cenote_layout_buffer *buffers, uint64_t count, bool
     graph.end = 2 * layers * 10 + 20;
     for (uint64_t i = 0; i < layers; i++) {
         if (i % 24 == 0) { /* the next part: a tower, a merger, a decoder */
-            tokens = 64 + below(&graph.state, 1000);
-            hidden = 64 * (8 + below(&graph.state, 24));
+            tokens = 64 + random_below(&graph.state, 1000);
+            hidden = 64 * (8 + random_below(&graph.state, 24));
         }
         layer(&graph, tokens, hidden, training);
     }
@@ -190,11 +179,12 @@ void layout_make_random(cenote_layout_buffer *buffers, uint64_t count, uint64_t 
 {
     uint64_t state = seed;
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t lower = below(&state, moments);
-        uint64_t life = 1 + below(&state, moments - lower);
-        if (below(&state, 2) == 0)
+        uint64_t lower = random_below(&state, moments);
+        uint64_t life = 1 + random_below(&state, moments - lower);
+        if (random_below(&state, 2) == 0)
             life = 1 + life / 8;
-        buffers[i] = (cenote_layout_buffer){lower, lower + life, below(&state, size_max + 1),
-                                            UINT64_C(1) << below(&state, align_log2_max + 1)};
+        buffers[i] =
+            (cenote_layout_buffer){lower, lower + life, random_below(&state, size_max + 1),
+                                   UINT64_C(1) << random_below(&state, align_log2_max + 1)};
     }
 }

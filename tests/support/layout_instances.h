@@ -5,9 +5,6 @@
 
 #include <cenote/layout.h>
 
-/** splitmix64 */
-uint64_t layout_random(uint64_t *state);
-
 /** A rectangle of 10,000 moments x 1 MiB, cut into @p count pieces at random, as if with a
  * guillotine, and shuffled: there is a layout whose peak is the lower bound, 1 MiB, at every
  * moment. */

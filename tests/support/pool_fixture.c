@@ -29,36 +29,60 @@ int rig_up(void **state, uint64_t limit_bytes, cenote_class class_id)
     return 0;
 }
 
-int rig_down(void **state)
+void rig_close(struct rig *rig)
 {
-    struct rig *rig = *state;
     if (rig->pool != NULL)
         assert_null(cenote_pool_check(rig->pool));
     (void)cenote_pool_destroy(rig->pool);
-    struct cn_fake_books books = cn_fake_books_get(rig->fake);
-    assert_int_equal(books.reservations, 0);
-    assert_int_equal(books.committed_bytes, 0);
-    assert_int_equal(books.misuse_count, 0);
+    if (rig->fake != NULL) {
+        struct cn_fake_books books = cn_fake_books_get(rig->fake);
+        assert_int_equal(books.reservations, 0);
+        assert_int_equal(books.committed_bytes, 0);
+        assert_int_equal(books.misuse_count, 0);
+    }
     assert_int_equal(rig_charged(rig), 0);
     cenote_budget_destroy(rig->budget); /* a cache that did not sell what it bought would show */
     cn_fake_destroy(rig->fake);
-    free(rig);
+}
+
+int rig_down(void **state)
+{
+    rig_close(*state);
+    free(*state);
     return 0;
+}
+
+cenote_budget_stats rig_budget_stats(const struct rig *rig)
+{
+    cenote_budget_stats stats;
+    cenote_budget_stats_get(rig->budget, &stats);
+    return stats;
 }
 
 uint64_t rig_charged(const struct rig *rig)
 {
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    return stats.charged_bytes - RIG_PROCESS_BYTES;
+    return rig_budget_stats(rig).charged_bytes - RIG_PROCESS_BYTES;
+}
+
+uint64_t rig_room(const struct rig *rig)
+{
+    cenote_budget_stats stats = rig_budget_stats(rig);
+    return stats.limit_bytes - stats.charged_bytes;
 }
 
 cenote_pool *rig_pool(const struct rig *rig, cenote_class class_id, uint64_t quota_bytes)
+{
+    return rig_debug_pool(rig, class_id, quota_bytes, 0);
+}
+
+cenote_pool *rig_debug_pool(const struct rig *rig, cenote_class class_id, uint64_t quota_bytes,
+                            uint32_t debug_level)
 {
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
     cenote_pool *pool = NULL;
     options.class_id = class_id;
     options.quota_bytes = quota_bytes;
+    options.debug_level = debug_level;
     assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
     return pool;
 }

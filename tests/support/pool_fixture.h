@@ -23,13 +23,26 @@ struct rig rig_open(struct cn_fake *fake, uint64_t limit_bytes);
  *  CENOTE_CLASS_COUNT. */
 int rig_up(void **state, uint64_t limit_bytes, cenote_class class_id);
 
-/** cmocka's: nothing may be left but the rig's own pool. */
+/** Ends what rig_open() began, and the rig's own pool with what is in it. Nothing else may be left.
+ */
+void rig_close(struct rig *rig);
+
+/** cmocka's: rig_close() */
 int rig_down(void **state);
+
+cenote_budget_stats rig_budget_stats(const struct rig *rig);
 
 /** What pools have charged. */
 uint64_t rig_charged(const struct rig *rig);
 
+/** What the budget has left. */
+uint64_t rig_room(const struct rig *rig);
+
 cenote_pool *rig_pool(const struct rig *rig, cenote_class class_id, uint64_t quota_bytes);
+
+/** A pool at @p debug_level; at 0 CENOTE_DEBUG may say another. */
+cenote_pool *rig_debug_pool(const struct rig *rig, cenote_class class_id, uint64_t quota_bytes,
+                            uint32_t debug_level);
 
 /** A block; the pool is checked afterwards. */
 void *rig_alloc(cenote_pool *pool, uint64_t size_bytes);

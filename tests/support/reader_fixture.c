@@ -7,14 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-uint64_t test_random(uint64_t *state, uint64_t limit)
-{
-    uint64_t x = *state += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (x ^ x >> 31) % limit;
-}
-
 /* Byte `offset` is a byte of its word's hash: no run of the file looks like another. */
 static uint64_t word_at(uint64_t index)
 {

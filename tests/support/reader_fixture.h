@@ -19,7 +19,4 @@ void test_pattern_file(char *path_template, uint64_t first, uint64_t size_bytes)
 /* Threads of this process; workers of the kernel (named iou-) left out. */
 unsigned test_thread_count(void);
 
-/* splitmix64: 0..limit-1 */
-uint64_t test_random(uint64_t *state, uint64_t limit);
-
 #endif

@@ -16,6 +16,7 @@
 #include <cenote/bf12.h>
 #include <cenote/pack.h>
 
+#include "random.h"
 #include "reader_fixture.h"
 #include "weights_fixture.h"
 
@@ -83,7 +84,7 @@ static void matrix_fill(struct schedule_matrix *m, uint64_t seed)
     m->panels = (m->rows - 1) / m->rows_per_panel + 1;
     m->bytes = malloc(size);
     for (uint64_t i = 0; i < size; i += 2) {
-        uint64_t r = test_random(&random, 1u << 16);
+        uint64_t r = random_below(&random, 1u << 16);
         uint16_t value = (uint16_t)((r & 0x807f) | (118 + (r >> 8 & 3)) << 7);
         memcpy(m->bytes + i, &value, sizeof value);
     }

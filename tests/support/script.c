@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "random.h"
+
 size_t script_shrink(const struct script_form *form, uint8_t *script, size_t size)
 {
     const size_t head = form->head_bytes, step = form->step_bytes;
@@ -34,14 +36,6 @@ size_t script_shrink(const struct script_form *form, uint8_t *script, size_t siz
     return size;
 }
 
-static uint64_t random_u64(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
 void script_run_random(const struct script_form *form, unsigned count, uint64_t seed)
 {
     const char *text = getenv("CENOTE_TEST_SEED");
@@ -51,10 +45,12 @@ void script_run_random(const struct script_form *form, unsigned count, uint64_t 
     uint8_t *script = malloc(whole);
     assert_non_null(script);
     for (unsigned number = 0; number < count; number++) {
-        uint64_t state = (seed + number) * 0x9e3779b97f4a7c15u | 1;
+        uint64_t state = seed + number;
         for (size_t i = 0; i < whole; i++)
-            script[i] = (uint8_t)(random_u64(&state) >> 32);
-        size_t steps = 1 + random_u64(&state) % form->steps_max, step = 0;
+            script[i] = (uint8_t)(random_next(&state) >> 32);
+        for (size_t i = form->head_bytes; form->draw != NULL && i < whole; i += form->step_bytes)
+            form->draw(&state, script + i);
+        size_t steps = 1 + random_next(&state) % form->steps_max, step = 0;
         size_t size = form->head_bytes + form->step_bytes * steps;
         const char *wrong = form->run(script, size, &step);
         if (wrong == NULL)

@@ -14,6 +14,7 @@ struct script_form {
     size_t head_bytes, step_bytes, steps_max;
     script_runner run;
     void (*print)(const uint8_t *bytes, size_t size);
+    void (*draw)(uint64_t *random_state, uint8_t *step); /* NULL: any bytes are a step */
 };
 
 /* Leaves out steps, halves of all that is there down to single ones, for as long as it still fails.

@@ -13,6 +13,7 @@
 
 #include "alloc/page_runs.h"
 #include "alloc_contract.h"
+#include "pool_fixture.h"
 
 #define MIB        UINT64_C(1048576)
 #define GRANULE    ((uint64_t)CENOTE_GRANULE_BYTES)
@@ -160,8 +161,7 @@ static void test_page_runs(void **state)
 /* ---- pools, tensors, the tensor cache ---- */
 
 struct pooled {
-    cenote_budget *budget;
-    cenote_pool *pool;
+    struct rig rig;             /* with the pool */
     cenote_tensor_cache *cache; /* NULL: plain */
     uint64_t range_bytes;
     struct {
@@ -174,15 +174,11 @@ struct pooled {
 static void *pool_open(const struct contract_subject *subject)
 {
     struct pooled *self = calloc(1, sizeof *self);
-    cenote_budget_options budget = CENOTE_BUDGET_OPTIONS_INIT;
-    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    budget.limit_bytes = 1024 * MIB;
-    budget.process_bytes = 1;
-    options.class_id = (cenote_class)(subject->detail % CENOTE_CLASS_COUNT);
-    options.debug_level = (uint32_t)(subject->detail / CENOTE_CLASS_COUNT);
-    options.quota_bytes = subject->range_bytes;
-    assert_int_equal(cenote_budget_create(&budget, &self->budget, NULL), CENOTE_OK);
-    assert_int_equal(cenote_pool_create(self->budget, &options, &self->pool, NULL), CENOTE_OK);
+    assert_non_null(self);
+    self->rig = rig_open(NULL, 1024 * MIB);
+    self->rig.pool =
+        rig_debug_pool(&self->rig, (cenote_class)(subject->detail % CENOTE_CLASS_COUNT),
+                       subject->range_bytes, (uint32_t)(subject->detail / CENOTE_CLASS_COUNT));
     return self;
 }
 
@@ -190,11 +186,9 @@ static void pool_close(void *opened)
 {
     struct pooled *self = opened;
     assert_int_equal(cenote_tensor_cache_destroy(self->cache), 0);
-    assert_int_equal(cenote_pool_destroy(self->pool), 0);
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(self->budget, &stats);
-    assert_int_equal(stats.charged_bytes, 1);
-    cenote_budget_destroy(self->budget);
+    assert_int_equal(cenote_pool_destroy(self->rig.pool), 0);
+    self->rig.pool = NULL;
+    rig_close(&self->rig);
     free(self);
 }
 
@@ -202,7 +196,7 @@ static bool pool_alloc(void *opened, uint64_t size_bytes, uint64_t *out_address)
 {
     struct pooled *self = opened;
     void *data;
-    if (cenote_pool_alloc(self->pool, size_bytes, &data, NULL) != CENOTE_OK)
+    if (cenote_pool_alloc(self->rig.pool, size_bytes, &data, NULL) != CENOTE_OK)
         return false;
     *out_address = (uint64_t)(uintptr_t)data;
     return true;
@@ -212,7 +206,7 @@ static bool pool_free(void *opened, uint64_t address, uint64_t size_bytes)
 {
     struct pooled *self = opened;
     (void)size_bytes;
-    cenote_pool_free(self->pool, (void *)(uintptr_t)address);
+    cenote_pool_free(self->rig.pool, (void *)(uintptr_t)address);
     return true;
 }
 
@@ -223,33 +217,39 @@ static uint64_t pool_used(void *opened)
     cenote_pool_stats stats;
     if (self->cache != NULL)
         (void)cenote_tensor_cache_trim(self->cache, 0);
-    (void)cenote_pool_trim(self->pool);
-    cenote_pool_stats_get(self->pool, &stats);
+    (void)cenote_pool_trim(self->rig.pool);
+    cenote_pool_stats_get(self->rig.pool, &stats);
     return stats.used_bytes;
 }
 
 static const char *pool_check(void *opened)
 {
     struct pooled *self = opened;
-    const char *broken = cenote_pool_check(self->pool);
+    const char *broken = cenote_pool_check(self->rig.pool);
     return broken == NULL && self->cache != NULL ? cenote_tensor_cache_check(self->cache) : broken;
+}
+
+static struct contract_subject subject_of(const char *name, int detail)
+{
+    return (struct contract_subject){name,
+                                     pool_open,
+                                     pool_close,
+                                     pool_alloc,
+                                     pool_free,
+                                     pool_used,
+                                     pool_check,
+                                     .align_bytes = 64,
+                                     .range_bytes = POOL_BYTES,
+                                     .block_bytes_max = POOL_BYTES,
+                                     .detail = detail};
 }
 
 static void test_pools(void **state)
 {
     (void)state;
     for (int class_id = 0; class_id < CENOTE_CLASS_COUNT; class_id++) {
-        struct contract_subject subject = {cenote_class_text((cenote_class)class_id),
-                                           pool_open,
-                                           pool_close,
-                                           pool_alloc,
-                                           pool_free,
-                                           pool_used,
-                                           pool_check,
-                                           .align_bytes = 64,
-                                           .range_bytes = POOL_BYTES,
-                                           .block_bytes_max = POOL_BYTES,
-                                           .detail = class_id};
+        struct contract_subject subject =
+            subject_of(cenote_class_text((cenote_class)class_id), class_id);
         contract_run(&subject);
     }
 }
@@ -258,7 +258,7 @@ static void *cache_open(const struct contract_subject *subject)
 {
     struct pooled *self = pool_open(subject);
     cenote_tensor_cache_options options = CENOTE_TENSOR_CACHE_OPTIONS_INIT;
-    options.pools = &self->pool;
+    options.pools = &self->rig.pool;
     options.pool_count = 1;
     options.limit_bytes = 8 * MIB;
     assert_int_equal(cenote_tensor_cache_create(&options, &self->cache, NULL), CENOTE_OK);
@@ -274,15 +274,15 @@ static bool tensor_alloc(void *opened, uint64_t size_bytes, uint64_t *out_addres
     cenote_status status;
     if (self->cache != NULL) {
         cenote_tensor_spec spec = {CENOTE_DTYPE_U8, 1, {size_bytes}};
-        status = cenote_tensor_cache_get(self->cache, self->pool, &spec, &tensor, NULL);
+        status = cenote_tensor_cache_get(self->cache, self->rig.pool, &spec, &tensor, NULL);
     } else {
         cenote_tensor_options options = CENOTE_TENSOR_OPTIONS_INIT;
         options.dtype = CENOTE_DTYPE_U8;
         options.rank = 1;
         options.shape[0] = size_bytes;
-        status = cenote_tensor_create(self->pool, &options, &tensor, NULL);
+        status = cenote_tensor_create(self->rig.pool, &options, &tensor, NULL);
     }
-    if (status != CENOTE_OK || cenote_tensor_pin(self->pool, tensor, &data, NULL) != CENOTE_OK)
+    if (status != CENOTE_OK || cenote_tensor_pin(self->rig.pool, tensor, &data, NULL) != CENOTE_OK)
         return false;
     *out_address = (uint64_t)(uintptr_t)data;
     self->tensors[self->tensor_count].tensor = tensor;
@@ -301,10 +301,11 @@ static bool tensor_free(void *opened, uint64_t address, uint64_t size_bytes)
         return false;
     cenote_tensor tensor = self->tensors[i].tensor;
     self->tensors[i] = self->tensors[--self->tensor_count];
-    if (cenote_tensor_unpin(self->pool, tensor, NULL) != CENOTE_OK)
+    if (cenote_tensor_unpin(self->rig.pool, tensor, NULL) != CENOTE_OK)
         return false;
-    return (self->cache != NULL ? cenote_tensor_cache_release(self->cache, self->pool, tensor, NULL)
-                                : cenote_tensor_release(self->pool, tensor, NULL)) == CENOTE_OK;
+    return (self->cache != NULL
+                ? cenote_tensor_cache_release(self->cache, self->rig.pool, tensor, NULL)
+                : cenote_tensor_release(self->rig.pool, tensor, NULL)) == CENOTE_OK;
 }
 
 /* At debug level 1 no thread keeps blocks at hand: slabs alone. (Level 2 keeps freed blocks from
@@ -312,40 +313,31 @@ static bool tensor_free(void *opened, uint64_t address, uint64_t size_bytes)
 static void test_slabs(void **state)
 {
     (void)state;
-    static const struct contract_subject subject = {"general, level 1",
-                                                    pool_open,
-                                                    pool_close,
-                                                    pool_alloc,
-                                                    pool_free,
-                                                    pool_used,
-                                                    pool_check,
-                                                    .align_bytes = 64,
-                                                    .range_bytes = POOL_BYTES,
-                                                    .block_bytes_max = POOL_BYTES,
-                                                    .detail =
-                                                        CENOTE_CLASS_GENERAL + CENOTE_CLASS_COUNT};
+    const struct contract_subject subject =
+        subject_of("general, level 1", CENOTE_CLASS_GENERAL + CENOTE_CLASS_COUNT);
     contract_run(&subject);
 }
 
 static void test_tensors(void **state)
 {
     (void)state;
-    static const struct contract_subject subjects[] = {
-        {"tensors of activations", pool_open, pool_close, tensor_alloc, tensor_free, pool_used,
-         pool_check, .align_bytes = 64, .range_bytes = POOL_BYTES, .block_bytes_max = POOL_BYTES,
-         .detail = CENOTE_CLASS_ACTIVATIONS},
-        {"tensors of image_features", pool_open, pool_close, tensor_alloc, tensor_free, pool_used,
-         pool_check, .align_bytes = 64, .range_bytes = POOL_BYTES, .block_bytes_max = POOL_BYTES,
-         .detail = CENOTE_CLASS_IMAGE_FEATURES},
-        {"cached tensors of attention", cache_open, pool_close, tensor_alloc, tensor_free,
-         pool_used, pool_check, .align_bytes = 64, .range_bytes = POOL_BYTES,
-         .block_bytes_max = POOL_BYTES, .detail = CENOTE_CLASS_ATTENTION},
-        {"cached tensors of general", cache_open, pool_close, tensor_alloc, tensor_free, pool_used,
-         pool_check, .align_bytes = 64, .range_bytes = POOL_BYTES, .block_bytes_max = POOL_BYTES,
-         .detail = CENOTE_CLASS_GENERAL},
+    static const struct {
+        const char *name;
+        void *(*open)(const struct contract_subject *subject);
+        cenote_class class_id;
+    } kinds[] = {
+        {"tensors of activations", pool_open, CENOTE_CLASS_ACTIVATIONS},
+        {"tensors of image_features", pool_open, CENOTE_CLASS_IMAGE_FEATURES},
+        {"cached tensors of attention", cache_open, CENOTE_CLASS_ATTENTION},
+        {"cached tensors of general", cache_open, CENOTE_CLASS_GENERAL},
     };
-    for (unsigned i = 0; i < sizeof subjects / sizeof subjects[0]; i++)
-        contract_run(&subjects[i]);
+    for (unsigned i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        struct contract_subject subject = subject_of(kinds[i].name, (int)kinds[i].class_id);
+        subject.open = kinds[i].open;
+        subject.alloc = tensor_alloc;
+        subject.free = tensor_free;
+        contract_run(&subject);
+    }
 }
 
 int main(void)

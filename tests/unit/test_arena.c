@@ -9,48 +9,12 @@
 
 #include <cmocka.h>
 
-#include "os/fake/fake.h"
 #include "pool/budget.h"
+#include "pool_fixture.h"
 
-#define PROCESS 1000u
-
-struct rig {
-    struct cn_fake *fake;
-    cenote_budget *budget;
-};
-
-static int rig_up(void **state)
+static int set_up(void **state)
 {
-    struct rig *rig = calloc(1, sizeof *rig);
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    rig->fake = cn_fake_create();
-    options.os = cn_fake_os(rig->fake);
-    options.limit_bytes = 1 << 20;
-    options.process_bytes = PROCESS;
-    assert_int_equal(cenote_budget_create(&options, &rig->budget, NULL), CENOTE_OK);
-    *state = rig;
-    return 0;
-}
-
-static uint64_t charged(const struct rig *rig)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    return stats.charged_bytes - PROCESS;
-}
-
-static int rig_down(void **state)
-{
-    struct rig *rig = *state;
-    struct cn_fake_books books = cn_fake_books_get(rig->fake);
-    assert_int_equal(books.reservations, 0);
-    assert_int_equal(books.committed_bytes, 0);
-    assert_int_equal(books.misuse_count, 0);
-    assert_int_equal(charged(rig), 0);
-    cenote_budget_destroy(rig->budget);
-    cn_fake_destroy(rig->fake);
-    free(rig);
-    return 0;
+    return rig_up(state, 2 * RIG_PROCESS_BYTES, CENOTE_CLASS_COUNT);
 }
 
 static void test_allocations(void **state)
@@ -59,7 +23,7 @@ static void test_allocations(void **state)
     struct cn_arena *arena;
     cenote_error err;
     assert_int_equal(cn_arena_create(rig->budget, 300000, &arena, &err), CENOTE_OK);
-    assert_int_equal(charged(rig), cn_arena_charge_bytes(0));
+    assert_int_equal(rig_charged(rig), cn_arena_charge_bytes(0));
     unsigned char *before = NULL;
     for (unsigned i = 0; i < 500; i++) {
         uint64_t align = UINT64_C(1) << i % 13;
@@ -73,8 +37,8 @@ static void test_allocations(void **state)
         }
         before = data + i % 50;
         /* Charged by whole granules of what is handed out, and no more than that is committed. */
-        assert_int_equal(charged(rig), cn_arena_charge_bytes(cn_arena_used_bytes(arena) - 64));
-        assert_true(cn_fake_books_get(rig->fake).committed_bytes <= charged(rig));
+        assert_int_equal(rig_charged(rig), cn_arena_charge_bytes(cn_arena_used_bytes(arena) - 64));
+        assert_true(cn_fake_books_get(rig->fake).committed_bytes <= rig_charged(rig));
     }
     cn_arena_destroy(arena);
     cn_arena_destroy(NULL);
@@ -87,7 +51,7 @@ static void test_end_of_the_reservation(void **state)
     cenote_error err = {0};
     assert_int_equal(cn_arena_create(rig->budget, 100000, &arena, &err), CENOTE_OK);
     assert_non_null(cn_arena_alloc(arena, 100000, 64, &err));
-    assert_int_equal(charged(rig), cn_arena_charge_bytes(100000));
+    assert_int_equal(rig_charged(rig), cn_arena_charge_bytes(100000));
     assert_null(cn_arena_alloc(arena, 100000, 1, &err));
     assert_int_equal(err.status, CENOTE_E_NOMEM);
     assert_null(cn_arena_alloc(arena, UINT64_MAX, 1, &err));
@@ -102,10 +66,10 @@ static void test_budget_is_asked_first(void **state)
     struct cn_arena *arena;
     cenote_error err = {0};
     assert_int_equal(cn_arena_create(rig->budget, 4 << 20, &arena, &err), CENOTE_OK);
-    uint64_t before = charged(rig);
+    uint64_t before = rig_charged(rig);
     assert_null(cn_arena_alloc(arena, 2 << 20, 1, &err));
     assert_int_equal(err.status, CENOTE_E_BUDGET);
-    assert_int_equal(charged(rig), before);
+    assert_int_equal(rig_charged(rig), before);
     assert_int_equal(cn_fake_books_get(rig->fake).committed_bytes, CENOTE_GRANULE_BYTES);
     cn_arena_destroy(arena);
     assert_int_equal(cn_arena_create(rig->budget, UINT64_MAX, &arena, &err), CENOTE_E_NOMEM);
@@ -127,7 +91,7 @@ static void test_fault_sweep(void **state)
             assert_int_equal(err.status, CENOTE_E_NOMEM);
         refused += data == NULL;
         cn_arena_destroy(arena);
-        assert_int_equal(charged(rig), 0);
+        assert_int_equal(rig_charged(rig), 0);
         assert_int_equal(cn_fake_books_get(rig->fake).reservations, 0);
         if (data != NULL)
             break;
@@ -135,7 +99,7 @@ static void test_fault_sweep(void **state)
     assert_int_equal(refused, 3);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, rig_down)
 
 int main(void)
 {

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "bf12_support.h"
+#include "random.h"
 #include "weights/bf12_codec.h"
 
 #define PAIR_ELEMENTS 512u /* patterns of one pair of exponents, both signs */
@@ -89,7 +90,7 @@ static void test_every_pattern_escapes(void **state)
     for (unsigned first = 0; first < 0x10000; first += PATTERNS) {
         bf12_fill_normal(data, ROWS, COLUMNS, 1, &random);
         for (unsigned i = 0; i < PATTERNS; i++)
-            data[i * STEP + bf12_random(&random) % STEP] = (uint16_t)(first + i);
+            data[i * STEP + random_next(&random) % STEP] = (uint16_t)(first + i);
         bf12_packed packed;
         assert_round_trip(data, ROWS, COLUMNS, &packed);
         escapes += escape_count(&packed);
@@ -107,7 +108,7 @@ static void test_too_many_escapes_are_refused(void **state)
     assert_non_null(data);
     uint64_t random = 2;
     for (unsigned i = 0; i < ROWS * COLUMNS; i++)
-        data[i] = (uint16_t)bf12_random(&random);
+        data[i] = (uint16_t)random_next(&random);
     bf12_packed packed;
     assert_int_equal(bf12_pack(data, ROWS, COLUMNS, &packed), CENOTE_E_UNSUPPORTED);
 

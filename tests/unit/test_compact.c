@@ -31,7 +31,7 @@ static void test_moves_down(void **state)
     struct scene *scene = *state;
     scene_two_holes(scene);
     assert_int_equal(scene_place(scene, 3), 3 * 48);
-    uint64_t committed = scene_pool_stats(scene).committed_bytes;
+    uint64_t committed = rig_stats(scene->rig.pool).committed_bytes;
     cenote_compact_result result = scene_compact(scene, NULL);
     assert_true(result.done);
     assert_int_equal(result.moves, 1);
@@ -41,8 +41,8 @@ static void test_moves_down(void **state)
     assert_int_equal(scene_place(scene, 3), 0);
     assert_int_equal(scene_place(scene, 1), 48);
     /* The pages moved: what was idle at the new place went back, and the old place did. */
-    assert_int_equal(scene_pool_stats(scene).committed_bytes, committed - 3 * MIB);
-    assert_true(scene_pool_stats(scene).external_fragmentation == 0);
+    assert_int_equal(rig_stats(scene->rig.pool).committed_bytes, committed - 3 * MIB);
+    assert_true(rig_stats(scene->rig.pool).external_fragmentation == 0);
     result = scene_compact(scene, NULL);
     assert_true(result.done);
     assert_int_equal(result.moves, 0);
@@ -57,17 +57,17 @@ static void test_nothing_to_do(void **state)
     assert_true(result.done);
     void *raw[3];
     for (unsigned i = 0; i < 3; i++)
-        assert_int_equal(cenote_pool_alloc(scene->pool, 3 * MIB, &raw[i], NULL), CENOTE_OK);
+        assert_int_equal(cenote_pool_alloc(scene->rig.pool, 3 * MIB, &raw[i], NULL), CENOTE_OK);
     scene_make(scene, 0, MIB);
     memset(raw[2], 7, 3 * MIB);
-    cenote_pool_free(scene->pool, raw[0]);
+    cenote_pool_free(scene->rig.pool, raw[0]);
     scene_release(scene, 0);
     result = scene_compact(scene, NULL); /* raw blocks stay */
     assert_true(result.done);
     assert_int_equal(result.moves, 0);
     assert_int_equal(((char *)raw[2])[3 * MIB - 1], 7);
-    cenote_pool_free(scene->pool, raw[1]);
-    cenote_pool_free(scene->pool, raw[2]);
+    cenote_pool_free(scene->rig.pool, raw[1]);
+    cenote_pool_free(scene->rig.pool, raw[2]);
 }
 
 static void test_pinned_stay(void **state)
@@ -94,12 +94,12 @@ static void test_copies_small(void **state)
     scene_make(scene, 0, MIB - 5);
     scene_make(scene, 1, 3 * 64 * KIB - 5);
     scene_release(scene, 0);
-    uint64_t committed = scene_pool_stats(scene).committed_bytes;
+    uint64_t committed = rig_stats(scene->rig.pool).committed_bytes;
     cenote_compact_result result = scene_compact(scene, NULL);
     assert_int_equal(result.moves, 1);
     assert_int_equal(result.remapped_bytes, 0);
     assert_int_equal(scene_place(scene, 1), 0);
-    assert_int_equal(scene_pool_stats(scene).committed_bytes, committed);
+    assert_int_equal(rig_stats(scene->rig.pool).committed_bytes, committed);
 }
 
 /* ---- limits and veto ---- */
@@ -130,10 +130,10 @@ static void test_limits(void **state)
     result = scene_compact(scene, NULL);
     assert_true(result.done);
     assert_int_equal(result.moves, 2);
-    assert_true(scene_pool_stats(scene).external_fragmentation == 0);
+    assert_true(rig_stats(scene->rig.pool).external_fragmentation == 0);
     options.version = 9;
     cenote_error err = {0};
-    assert_int_equal(cenote_pool_compact(scene->pool, &options, NULL, &err), CENOTE_E_VERSION);
+    assert_int_equal(cenote_pool_compact(scene->rig.pool, &options, NULL, &err), CENOTE_E_VERSION);
     assert_non_null(strstr(err.message, "version 9"));
 }
 
@@ -184,8 +184,9 @@ static cenote_compact_answer pin_it(void *context, cenote_tensor tensor, uint64_
     struct scene *scene = context;
     void *data;
     (void)size_bytes;
-    return cenote_tensor_pin(scene->pool, tensor, &data, NULL) == CENOTE_OK ? CENOTE_COMPACT_MOVE
-                                                                            : CENOTE_COMPACT_STOP;
+    return cenote_tensor_pin(scene->rig.pool, tensor, &data, NULL) == CENOTE_OK
+               ? CENOTE_COMPACT_MOVE
+               : CENOTE_COMPACT_STOP;
 }
 
 static void test_pinned_just_then(void **state)
@@ -237,14 +238,14 @@ static int64_t slow_remap(struct cn_os *os, void *from, void *to, size_t size_by
 static void test_pin_waits_for_the_move(void **state)
 {
     struct scene *scene = *state;
-    struct cn_os *os = cn_fake_os(scene->fake);
+    struct cn_os *os = cn_fake_os(scene->rig.fake);
     scene_two_holes(scene);
     slow.scene = scene;
     slow.ops = os->ops;
     slow.slow_ops = *os->ops;
     slow.slow_ops.memory_remap = slow_remap;
     os->ops = &slow.slow_ops;
-    assert_int_equal(cenote_pool_compact(scene->pool, NULL, NULL, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact(scene->rig.pool, NULL, NULL, NULL), CENOTE_OK);
     os->ops = slow.ops;
     pthread_join(slow.thread, NULL);
     assert_false(slow.pinned_early);
@@ -272,18 +273,18 @@ static void test_drops_rather_than_copies(void **state)
     assert_int_equal(scene->dropped_last, dropped);
     void *data = NULL;
     cenote_error err = {0};
-    assert_int_equal(cenote_tensor_pin(scene->pool, dropped, &data, &err), CENOTE_E_NOTFOUND);
+    assert_int_equal(cenote_tensor_pin(scene->rig.pool, dropped, &data, &err), CENOTE_E_NOTFOUND);
     assert_non_null(strstr(err.message, "was dropped"));
     cenote_tensor_state s;
-    assert_int_equal(cenote_tensor_state_get(scene->pool, dropped, &s, NULL), CENOTE_OK);
+    assert_int_equal(cenote_tensor_state_get(scene->rig.pool, dropped, &s, NULL), CENOTE_OK);
     assert_true(s.dropped);
     assert_true(s.rebuildable);
     assert_int_equal(scene_tensor_stats(scene).dropped_count, 1);
     assert_int_equal(scene_tensor_stats(scene).live_count, 3);
     assert_int_equal(scene_tensor_stats(scene).live_bytes, 3 * MIB + 512 * KIB);
-    assert_int_equal(scene_pool_stats(scene).block_count, 2);
-    assert_int_equal(cenote_tensor_release(scene->pool, dropped, NULL), CENOTE_OK);
-    assert_int_equal(cenote_tensor_release(scene->pool, dropped, NULL), CENOTE_E_INVAL);
+    assert_int_equal(rig_stats(scene->rig.pool).block_count, 2);
+    assert_int_equal(cenote_tensor_release(scene->rig.pool, dropped, NULL), CENOTE_OK);
+    assert_int_equal(cenote_tensor_release(scene->rig.pool, dropped, NULL), CENOTE_E_INVAL);
     scene_check(scene);
 }
 
@@ -300,7 +301,7 @@ static void test_drops_for_the_budget(void **state)
     assert_int_equal(scene_try_make(scene, 5, 60 * MIB, 0, &err), CENOTE_E_BUDGET);
     assert_int_equal(scene->dropped, 0); /* it would not have helped */
     cenote_budget_holder holder;
-    assert_int_equal(cenote_budget_explain(scene->budget, &holder, 1), 1);
+    assert_int_equal(cenote_budget_explain(scene->rig.budget, &holder, 1), 1);
     assert_int_equal(holder.rebuildable_bytes, forty);
     for (unsigned i = 1; i < 5; i++)
         scene->sizes[i] = 0;
@@ -311,7 +312,8 @@ static void test_drops_for_the_budget(void **state)
     scene_unpin(scene, 0);
     scene_check(scene); /* the pinned one has its bytes */
     for (unsigned i = 1; i < 5; i++)
-        assert_int_equal(cenote_tensor_release(scene->pool, scene->tensors[i], NULL), CENOTE_OK);
+        assert_int_equal(cenote_tensor_release(scene->rig.pool, scene->tensors[i], NULL),
+                         CENOTE_OK);
 }
 
 /* A clock with a second chance: what was pinned since the hand came by goes last. */
@@ -330,7 +332,8 @@ static void test_drops_the_unused_first(void **state)
     assert_int_equal(scene->dropped_last, scene->tensors[2]);
     scene_check(scene);
     for (unsigned i = 0; i < 3; i += 2)
-        assert_int_equal(cenote_tensor_release(scene->pool, scene->tensors[i], NULL), CENOTE_OK);
+        assert_int_equal(cenote_tensor_release(scene->rig.pool, scene->tensors[i], NULL),
+                         CENOTE_OK);
 }
 
 /* ---- of itself ---- */
@@ -339,23 +342,24 @@ static void test_drops_the_unused_first(void **state)
 static void scatter(struct scene *scene)
 {
     void *raw[5];
-    cenote_pool_destroy(scene->pool);
+    cenote_pool_destroy(scene->rig.pool);
     scene_pool(scene, 8 * MIB); /* a range of 16, and as much for a while: */
-    assert_int_equal(cenote_pool_quota_set(scene->pool, 16 * MIB, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_quota_set(scene->rig.pool, 16 * MIB, NULL), CENOTE_OK);
     for (unsigned i = 0; i < 5; i++) {
-        assert_int_equal(cenote_pool_alloc(scene->pool, 47 * 64 * KIB, &raw[i], NULL), CENOTE_OK);
+        assert_int_equal(cenote_pool_alloc(scene->rig.pool, 47 * 64 * KIB, &raw[i], NULL),
+                         CENOTE_OK);
         scene_make(scene, i, 64 * KIB - 3);
     }
     for (unsigned i = 0; i < 5; i++)
-        cenote_pool_free(scene->pool, raw[i]);
-    assert_int_equal(cenote_pool_quota_set(scene->pool, 8 * MIB, NULL), CENOTE_OK);
-    assert_int_equal(scene_pool_stats(scene).largest_hole_bytes, 47 * 64 * KIB);
+        cenote_pool_free(scene->rig.pool, raw[i]);
+    assert_int_equal(cenote_pool_quota_set(scene->rig.pool, 8 * MIB, NULL), CENOTE_OK);
+    assert_int_equal(rig_stats(scene->rig.pool).largest_hole_bytes, 47 * 64 * KIB);
 }
 
 static uint64_t compacted_hole(struct scene *scene)
 {
     cenote_budget_holder holder;
-    assert_int_equal(cenote_budget_explain(scene->budget, &holder, 1), 1);
+    assert_int_equal(cenote_budget_explain(scene->rig.budget, &holder, 1), 1);
     return holder.compacted_hole_bytes / (64 * KIB);
 }
 
@@ -368,10 +372,9 @@ static void test_makes_a_hole(void **state)
     assert_int_equal(scene_tensor_stats(scene).compact_count, 1);
     assert_int_equal(scene_tensor_stats(scene).moved_bytes,
                      2 * (64 * KIB - 3)); /* no window has fewer */
-    assert_int_equal(scene_pool_stats(scene).miss_count[CENOTE_MISS_HOLE], 0);
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(scene->budget, &stats);
-    assert_int_equal(stats.reclaim[CENOTE_RECLAIM_COMPACTION].gave_count, 1);
+    assert_int_equal(rig_stats(scene->rig.pool).miss_count[CENOTE_MISS_HOLE], 0);
+    assert_int_equal(rig_budget_stats(&scene->rig).reclaim[CENOTE_RECLAIM_COMPACTION].gave_count,
+                     1);
     scene_check(scene);
 }
 
@@ -395,7 +398,7 @@ static void test_makes_no_hole(void **state)
     cenote_compact_options options = CENOTE_COMPACT_OPTIONS_INIT;
     options.veto = judge_one;
     options.veto_context = &judge;
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 100, &options, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 100, &options, NULL), CENOTE_OK);
     assert_int_equal(scene_try_make(scene, 5, 7 * MIB, 0, &err), CENOTE_E_BUDGET);
     assert_int_equal(judge.asked, 1);
     assert_non_null(
@@ -410,19 +413,19 @@ static void test_makes_no_hole(void **state)
 static void test_starts_by_itself(void **state)
 {
     struct scene *scene = *state;
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 50, NULL, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 50, NULL, NULL), CENOTE_OK);
     scene_two_holes(scene);
     scene_make(scene, 4, 4 * MIB); /* 50 is not above 50 */
     assert_int_equal(scene_place(scene, 4), 4 * 48);
     scene_release(scene, 4);
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 49, NULL, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 49, NULL, NULL), CENOTE_OK);
     scene_make(scene, 4, 2 * MIB); /* fits into a hole */
     scene_release(scene, 4);
     scene_make(scene, 4, 4 * MIB); /* fits into idle memory above the last block */
     scene_release(scene, 4);
     scene_make(scene, 4, 30 * MIB); /* idle memory is not enough for it */
     scene_release(scene, 4);
-    cenote_pool_trim(scene->pool);
+    cenote_pool_trim(scene->rig.pool);
     scene_make(scene, 4, 4 * MIB); /* there is no idle memory */
     scene_release(scene, 4);
     assert_int_equal(scene_tensor_stats(scene).compact_count, 0);
@@ -431,19 +434,19 @@ static void test_starts_by_itself(void **state)
     scene_two_holes(scene);
     scene_make(scene, 4, 3 * MIB + 64 * KIB); /* moving 3 MiB for that would be more */
     scene_release(scene, 4);
-    cenote_pool_trim(scene->pool);
+    cenote_pool_trim(scene->rig.pool);
     scene_make(scene, 5, 3 * MIB);
     scene_make(scene, 6, 3 * MIB);
     scene_release(scene, 5);
     scene_release(scene, 6);
     assert_int_equal(scene_tensor_stats(scene).compact_count, 0);
-    uint64_t committed = scene_pool_stats(scene).committed_bytes;
+    uint64_t committed = rig_stats(scene->rig.pool).committed_bytes;
     scene_make(scene, 4, 5 * MIB);
     assert_int_equal(scene_tensor_stats(scene).compact_count, 1);
     assert_int_equal(scene_tensor_stats(scene).moved_bytes, 3 * MIB - 100);
     assert_int_equal(scene_place(scene, 4), 0);
     assert_int_equal(scene_place(scene, 1), 2 * 48);
-    assert_true(scene_pool_stats(scene).committed_bytes < committed);
+    assert_true(rig_stats(scene->rig.pool).committed_bytes < committed);
 }
 
 /* Not when as much would move as would be committed, nor when idle memory is not enough: both would
@@ -451,7 +454,7 @@ static void test_starts_by_itself(void **state)
 static void test_not_worth_it(void **state)
 {
     struct scene *scene = *state;
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 30, NULL, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 30, NULL, NULL), CENOTE_OK);
     for (unsigned i = 0; i < 4; i++)
         scene_make(scene, i, (i % 2 == 0 ? 3 : 4) * MIB);
     scene_release(scene, 0);
@@ -461,19 +464,19 @@ static void test_not_worth_it(void **state)
     for (unsigned i = 1; i < 5; i++)
         if (scene->sizes[i] != 0)
             scene_release(scene, i);
-    cenote_pool_trim(scene->pool);
+    cenote_pool_trim(scene->rig.pool);
     scene_two_holes(scene); /* 6 MiB */
     scene_make(scene, 4, 6 * MIB + 1);
     assert_int_equal(scene_tensor_stats(scene).compact_count, 0);
     scene_release(scene, 4);
-    cenote_pool_trim(scene->pool);
+    cenote_pool_trim(scene->rig.pool);
 }
 
 /* What failed is not tried again before as much as is live was allocated. */
 static void test_gives_up_for_a_while(void **state)
 {
     struct scene *scene = *state;
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 20, NULL, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 20, NULL, NULL), CENOTE_OK);
     scene_two_holes(scene);
     scene_pin(scene, 1);
     scene_pin(scene, 3);
@@ -488,10 +491,11 @@ static void test_gives_up_for_a_while(void **state)
     assert_int_equal(scene_place(scene, 6), 0);
 
     cenote_error err = {0};
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 101, NULL, &err), CENOTE_E_INVAL);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 101, NULL, &err), CENOTE_E_INVAL);
     assert_non_null(strstr(err.message, "101 percent"));
     cenote_compact_options options = {.version = 3};
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 30, &options, &err), CENOTE_E_VERSION);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 30, &options, &err),
+                     CENOTE_E_VERSION);
 }
 
 /* A hole that takes two moves: the veto is asked for both before the first, and limits hold for the
@@ -505,21 +509,21 @@ static void test_all_or_nothing(void **state)
     cenote_error err = {0};
     options.veto = judge_one;
     options.veto_context = &judge;
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 100, &options, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 100, &options, NULL), CENOTE_OK);
     assert_int_equal(scene_try_make(scene, 5, 7 * MIB, 0, &err), CENOTE_E_BUDGET);
     assert_int_equal(judge.asked, 2);
     assert_int_equal(scene_tensor_stats(scene).moved_bytes, 0);
     options = (cenote_compact_options)CENOTE_COMPACT_OPTIONS_INIT;
     options.max_moves = 1;
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 100, &options, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 100, &options, NULL), CENOTE_OK);
     assert_int_equal(scene_try_make(scene, 5, 7 * MIB, 0, &err), CENOTE_E_BUDGET);
     options.max_moves = 2;
     options.max_bytes = 100 * KIB;
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 100, &options, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 100, &options, NULL), CENOTE_OK);
     assert_int_equal(scene_try_make(scene, 5, 7 * MIB, 0, &err), CENOTE_E_BUDGET);
     assert_int_equal(scene_tensor_stats(scene).moved_bytes, 0);
     options.max_bytes = 128 * KIB;
-    assert_int_equal(cenote_pool_compact_above(scene->pool, 100, &options, NULL), CENOTE_OK);
+    assert_int_equal(cenote_pool_compact_above(scene->rig.pool, 100, &options, NULL), CENOTE_OK);
     scene_make(scene, 5, 7 * MIB);
 }
 
@@ -579,7 +583,7 @@ static void test_remap_fails(void **state)
 {
     struct scene *scene = *state;
     scene_two_holes(scene);
-    cn_fake_fail(scene->fake, CN_FAKE_REMAP, 1, ENOMEM);
+    cn_fake_fail(scene->rig.fake, CN_FAKE_REMAP, 1, ENOMEM);
     cenote_compact_result result = scene_compact(scene, NULL);
     assert_int_equal(result.moves, 1);
     assert_int_equal(result.moved_bytes, 3 * MIB - 100);
@@ -594,10 +598,10 @@ static void test_fault_sweep(void **state)
     unsigned lost = 0, stayed = 0, copied = 0;
     for (uint64_t nth = 1; copied == 0; nth++) {
         scene_two_holes(scene);
-        cenote_pool_trim(scene->pool); /* the copy must commit */
+        cenote_pool_trim(scene->rig.pool); /* the copy must commit */
         uint64_t size_bytes = scene->sizes[3];
-        cn_fake_fail(scene->fake, CN_FAKE_REMAP, 1, EAGAIN);
-        cn_fake_fail(scene->fake, CN_FAKE_COMMIT, nth, ENOMEM);
+        cn_fake_fail(scene->rig.fake, CN_FAKE_REMAP, 1, EAGAIN);
+        cn_fake_fail(scene->rig.fake, CN_FAKE_COMMIT, nth, ENOMEM);
         cenote_compact_options options = CENOTE_COMPACT_OPTIONS_INIT;
         options.max_moves = 1;
         struct judge judge = {.kept = scene->tensors[1]};
@@ -605,11 +609,11 @@ static void test_fault_sweep(void **state)
         options.veto_context = &judge;
         scene->sizes[3] = 0; /* to be looked into only when it is there */
         cenote_compact_result result = scene_compact(scene, &options);
-        cn_fake_fail(scene->fake, CN_FAKE_COMMIT, 0, 0);
+        cn_fake_fail(scene->rig.fake, CN_FAKE_COMMIT, 0, 0);
         if (result.dropped_bytes > 0) {
             void *data = NULL;
             assert_int_equal(result.dropped_bytes, size_bytes);
-            assert_int_equal(cenote_tensor_pin(scene->pool, scene->tensors[3], &data, NULL),
+            assert_int_equal(cenote_tensor_pin(scene->rig.pool, scene->tensors[3], &data, NULL),
                              CENOTE_E_NOTFOUND);
             lost++;
         } else {
@@ -631,25 +635,22 @@ static void test_budget_is_full(void **state)
 {
     struct scene *scene = *state;
     scene_two_holes(scene);
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(scene->budget, &stats);
-    uint64_t left = stats.limit_bytes - stats.charged_bytes;
-    assert_int_equal(cenote_budget_charge(scene->budget, left, "the rest", NULL), CENOTE_OK);
+    uint64_t left = rig_room(&scene->rig);
+    assert_int_equal(cenote_budget_charge(scene->rig.budget, left, "the rest", NULL), CENOTE_OK);
     cenote_compact_result result = scene_compact(scene, NULL);
     assert_int_equal(result.moves, 1);
     assert_int_equal(result.remapped_bytes, 0);
     scene_release(scene, 3);
     scene_release(scene, 1);
-    cenote_budget_uncharge(scene->budget, left);
+    cenote_budget_uncharge(scene->rig.budget, left);
 
     scene_two_holes(scene);
-    cenote_pool_trim(scene->pool);
-    cenote_budget_stats_get(scene->budget, &stats);
-    left = stats.limit_bytes - stats.charged_bytes;
-    assert_int_equal(cenote_budget_charge(scene->budget, left, "the rest", NULL), CENOTE_OK);
+    cenote_pool_trim(scene->rig.pool);
+    left = rig_room(&scene->rig);
+    assert_int_equal(cenote_budget_charge(scene->rig.budget, left, "the rest", NULL), CENOTE_OK);
     result = scene_compact(scene, NULL);
     assert_int_equal(result.moves, 0);
-    cenote_budget_uncharge(scene->budget, left);
+    cenote_budget_uncharge(scene->rig.budget, left);
     result = scene_compact(scene, NULL);
     assert_int_equal(result.remapped_bytes, 3 * MIB - 100);
 }

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "alloc/compact.h"
+#include "random.h"
 
 #define GRANULES_MAX 512u
 
@@ -238,27 +239,20 @@ static void test_longest(void **state)
 
 static uint64_t random_state;
 
-static uint64_t random_below(uint64_t bound)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return random_state * UINT64_C(2685821657736338717) % bound;
-}
-
 /* Blocks are too short to keep an offset, which the naive planner does not. */
 static void draw_random(uint64_t granules_max)
 {
-    uint64_t length = 1 + random_below(granules_max);
-    uint64_t longest = 1 + random_below(random_below(4) == 0 ? 62 : 9);
+    uint64_t length = 1 + random_below(&random_state, granules_max);
+    uint64_t longest =
+        1 + random_below(&random_state, random_below(&random_state, 4) == 0 ? 62 : 9);
     open_range(length);
-    for (uint64_t i = random_below(2); i < length;) {
-        uint64_t count = 1 + random_below(longest);
+    for (uint64_t i = random_below(&random_state, 2); i < length;) {
+        uint64_t count = 1 + random_below(&random_state, longest);
         if (count > length - i)
             count = length - i;
         cn_page_runs_take(&runs, (struct cn_run){i, count});
-        fixed[i] = random_below(6) == 0;
-        i += count + random_below(3) * random_below(longest);
+        fixed[i] = random_below(&random_state, 6) == 0;
+        i += count + random_below(&random_state, 3) * random_below(&random_state, longest);
     }
 }
 
@@ -368,12 +362,12 @@ static void test_random(void **state)
     uint64_t seed = seed_text != NULL ? strtoull(seed_text, NULL, 0) : 7;
     print_message("seed %" PRIu64 "\n", seed);
     for (unsigned round = 0; round < 2000; round++) {
-        random_state = (seed + round) * UINT64_C(0x9e3779b97f4a7c15) | 1;
-        draw_random(random_below(8) == 0 ? GRANULES_MAX : 80);
-        if (random_below(2) == 0)
+        random_state = seed + round;
+        draw_random(random_below(&random_state, 8) == 0 ? GRANULES_MAX : 80);
+        if (random_below(&random_state, 2) == 0)
             check_down();
         else
-            check_window(1 + random_below(runs.granule_count));
+            check_window(1 + random_below(&random_state, runs.granule_count));
     }
 }
 

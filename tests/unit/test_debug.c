@@ -17,11 +17,14 @@
 #include <cenote/cenote.h>
 
 #include "base/poison.h"
-#include "os/fake/fake.h"
 #include "pool/debug.h"
+#include "pool_fixture.h"
+#include "random.h"
 
-#define KIB UINT64_C(1024)
-#define MIB (KIB * KIB)
+#define KIB   UINT64_C(1024)
+#define MIB   (KIB * KIB)
+#define LIMIT (256 * MIB)
+#define QUOTA (64 * MIB) /* of each pool */
 
 /* ---- findings ---- */
 
@@ -60,36 +63,15 @@ static void assert_nothing_found(void)
 
 /* ---- pools ---- */
 
-struct rig {
-    cenote_budget *budget;
-    cenote_pool *pool; /* of class general */
-};
-
-static uint64_t charged(const struct rig *rig)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    return stats.charged_bytes;
-}
-
 static cenote_pool *pool_of(const struct rig *rig, cenote_class class_id, uint32_t level)
 {
-    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
-    options.class_id = class_id;
-    options.quota_bytes = 64 * MIB;
-    options.debug_level = level;
-    cenote_pool *pool = NULL;
-    assert_int_equal(cenote_pool_create(rig->budget, &options, &pool, NULL), CENOTE_OK);
-    return pool;
+    return rig_debug_pool(rig, class_id, QUOTA, level);
 }
 
+/* On this machine, with a pool of class general. */
 static struct rig open_rig(uint32_t level)
 {
-    struct rig rig;
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    options.limit_bytes = 256 * MIB;
-    options.process_bytes = 1;
-    assert_int_equal(cenote_budget_create(&options, &rig.budget, NULL), CENOTE_OK);
+    struct rig rig = rig_open(NULL, LIMIT);
     rig.pool = pool_of(&rig, CENOTE_CLASS_GENERAL, level);
     findings = (struct findings){0};
     cenote_finding_handler_set(take_finding, &findings);
@@ -99,8 +81,8 @@ static struct rig open_rig(uint32_t level)
 static void close_rig(struct rig *rig)
 {
     assert_int_equal(cenote_pool_destroy(rig->pool), 0);
-    assert_int_equal(charged(rig), 1);
-    cenote_budget_destroy(rig->budget);
+    rig->pool = NULL;
+    rig_close(rig);
     assert_nothing_found();
     cenote_finding_handler_set(NULL, NULL);
 }
@@ -203,10 +185,10 @@ static void test_level_1_changes_nothing(void **state)
     for (uint32_t level = 0; level < 2; level++) {
         struct rig rig = open_rig(0);
         cenote_pool *pool = pool_of(&rig, CENOTE_CLASS_PARAMETERS, level);
-        uint64_t random = 1;
+        uint64_t random_state = 1;
         unsigned char *blocks[20] = {NULL};
         for (unsigned i = 0; i < 400; i++) {
-            random = random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+            uint64_t random = random_next(&random_state);
             unsigned slot = (unsigned)(random >> 33) % 20;
             if (blocks[slot] != NULL) {
                 cenote_pool_free(pool, blocks[slot]);
@@ -215,7 +197,7 @@ static void test_level_1_changes_nothing(void **state)
                 blocks[slot] = alloc(pool, 1 + (random >> 40) % (2 * MIB));
                 places[level][i] = cenote_pool_offset(pool, blocks[slot]);
             }
-            charges[level][i] = charged(&rig);
+            charges[level][i] = rig_charged(&rig);
         }
         for (unsigned i = 0; i < 20; i++)
             cenote_pool_free(pool, blocks[i]);
@@ -246,65 +228,50 @@ static void test_memory_of_the_dead_is_bounded(void **state)
     assert_found(CENOTE_FINDING_DOUBLE_FREE, "a block of 300 bytes");
     close_rig(&rig);
 
-    struct cn_fake *fake = cn_fake_create();
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    options.limit_bytes = 256 * MIB;
-    options.process_bytes = 1;
-    options.os = cn_fake_os(fake);
-    assert_int_equal(cenote_budget_create(&options, &rig.budget, NULL), CENOTE_OK);
+    rig = rig_open(cn_fake_create(), LIMIT);
     cenote_pool *pool = pool_of(&rig, CENOTE_CLASS_PARAMETERS, 1);
     uint64_t committed_bytes = 0;
     for (unsigned i = 0; i < 20000; i++) {
         cenote_pool_free(pool, alloc(pool, 1000));
         if (i == 1100)
-            committed_bytes = cn_fake_books_get(fake).committed_bytes;
+            committed_bytes = cn_fake_books_get(rig.fake).committed_bytes;
     }
-    assert_int_equal(cn_fake_books_get(fake).committed_bytes, committed_bytes);
+    assert_int_equal(cn_fake_books_get(rig.fake).committed_bytes, committed_bytes);
     assert_int_equal(cenote_pool_destroy(pool), 0);
-    cenote_budget_destroy(rig.budget);
-    assert_int_equal(cn_fake_books_get(fake).committed_bytes, 0);
-    assert_int_equal(cn_fake_books_get(fake).reservations, 0);
-    cn_fake_destroy(fake);
+    rig_close(&rig);
 }
 
 /* A level that the system has no memory for is refused, and leaves nothing behind. */
 static void test_fault_sweep(void **state)
 {
     (void)state;
-    struct cn_fake *fake = cn_fake_create();
-    cenote_budget_options budget = CENOTE_BUDGET_OPTIONS_INIT;
-    budget.limit_bytes = 256 * MIB;
-    budget.process_bytes = 1;
-    budget.os = cn_fake_os(fake);
-    struct rig rig = {0};
-    assert_int_equal(cenote_budget_create(&budget, &rig.budget, NULL), CENOTE_OK);
+    struct rig rig = rig_open(cn_fake_create(), LIMIT);
     cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
     options.debug_level = 2;
     unsigned failures = 0;
     for (uint64_t nth = 1;; nth++) {
         cenote_pool *pool = NULL;
-        cn_fake_fail(fake, CN_FAKE_MEMORY, nth, ENOMEM);
+        cn_fake_fail(rig.fake, CN_FAKE_MEMORY, nth, ENOMEM);
         cenote_status status = cenote_pool_create(rig.budget, &options, &pool, NULL);
         void *data = NULL;
         if (status == CENOTE_OK)
             status = cenote_pool_alloc(pool, 100 * KIB, &data, NULL);
-        cn_fake_fail(fake, CN_FAKE_MEMORY, 0, 0);
+        cn_fake_fail(rig.fake, CN_FAKE_MEMORY, 0, 0);
         if (pool != NULL) {
             assert_null(cenote_pool_check(pool));
             cenote_pool_free(pool, data);
         }
         assert_int_equal(cenote_pool_destroy(pool), 0);
-        assert_int_equal(charged(&rig), 1);
-        assert_int_equal(cn_fake_books_get(fake).committed_bytes, 0);
-        assert_int_equal(cn_fake_books_get(fake).reservations, 0);
+        assert_int_equal(rig_charged(&rig), 0);
+        assert_int_equal(cn_fake_books_get(rig.fake).committed_bytes, 0);
+        assert_int_equal(cn_fake_books_get(rig.fake).reservations, 0);
         if (status == CENOTE_OK)
             break;
         assert_int_equal(status, CENOTE_E_NOMEM);
         failures++;
     }
     assert_true(failures >= 6); /* the pool's own, and three of the level's */
-    cenote_budget_destroy(rig.budget);
-    cn_fake_destroy(fake);
+    rig_close(&rig);
 }
 
 /* ---- level 2 ---- */
@@ -433,7 +400,7 @@ static void test_quarantine(void **state)
     /* And for whoever else needs the budget. */
     (void)cenote_pool_trim(rig.pool);
     cenote_pool_free(rig.pool, alloc(rig.pool, 3 * MIB));
-    uint64_t left = 256 * MIB - charged(&rig);
+    uint64_t left = rig_room(&rig);
     assert_int_equal(cenote_budget_charge(rig.budget, left + 3 * MIB, "test", NULL), CENOTE_OK);
     cenote_budget_uncharge(rig.budget, left + 3 * MIB);
     close_rig(&rig);
@@ -556,9 +523,9 @@ static void test_nothing_is_found_in_good_programs(void **state)
     (void)state;
     struct rig rig = open_rig(3);
     unsigned char *blocks[30] = {NULL};
-    uint64_t sizes[30], random = 3;
+    uint64_t sizes[30], random_state = 3;
     for (unsigned i = 0; i < 3000; i++) {
-        random = random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        uint64_t random = random_next(&random_state);
         unsigned slot = (unsigned)(random >> 33) % 30;
         if (blocks[slot] != NULL) {
             for (uint64_t at = 0; at < sizes[slot]; at += 97)
@@ -587,7 +554,7 @@ static void test_choice_of_level(void **state)
     cenote_pool *pool = NULL;
     cenote_error err;
     options.debug_level = 4;
-    uint64_t before = charged(&rig);
+    uint64_t before = rig_charged(&rig);
     assert_int_equal(cenote_pool_create(rig.budget, &options, &pool, &err), CENOTE_E_INVAL);
     assert_non_null(strstr(err.message, "debug level 4, 3 is the highest"));
     options.debug_level = 0;
@@ -598,7 +565,7 @@ static void test_choice_of_level(void **state)
         assert_non_null(strstr(err.message, "it may be 0 to 3"));
     }
     assert_null(pool);
-    assert_int_equal(charged(&rig), before);
+    assert_int_equal(rig_charged(&rig), before);
     setenv("CENOTE_DEBUG", "1", 1);
     pool = pool_of(&rig, CENOTE_CLASS_GENERAL, 0);
     unsigned char *data = alloc(pool, 10);
@@ -699,7 +666,7 @@ static void test_fork(void **state)
         cenote_pool_free(rig.pool, alloc(rig.pool, 500)); /* something at hand for the thread */
         shared_block = alloc(rig.pool, MIB);
         memset(shared_block, 11, MIB);
-        uint64_t before = charged(&rig);
+        uint64_t before = rig_charged(&rig);
         char text[1024];
         int status = in_child(use_pool, rig.pool, text, sizeof text);
         assert_true(WIFEXITED(status));
@@ -707,7 +674,7 @@ static void test_fork(void **state)
         assert_string_equal(text, "");
         for (uint64_t i = 0; i < MIB; i++)
             assert_int_equal(shared_block[i], 11);
-        assert_int_equal(charged(&rig), before);
+        assert_int_equal(rig_charged(&rig), before);
         assert_null(cenote_pool_check(rig.pool));
         cenote_pool_free(rig.pool, shared_block);
         close_rig(&rig);

@@ -11,54 +11,21 @@
 
 #include <cenote/kv.h>
 
-#include "os/fake/fake.h"
+#include "pool_fixture.h"
 
 #define MIB UINT64_C(1048576)
 
-struct rig {
-    struct cn_fake *fake;
-    cenote_budget *budget;
-    cenote_pool *pool;
-};
-
-static int rig_up(void **state)
+static int set_up(void **state)
 {
-    struct rig *rig = calloc(1, sizeof *rig);
-    rig->fake = cn_fake_create();
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    options.limit_bytes = 64 * MIB;
-    options.process_bytes = MIB;
-    options.os = cn_fake_os(rig->fake);
-    assert_int_equal(cenote_budget_create(&options, &rig->budget, NULL), CENOTE_OK);
-    cenote_pool_options pool_options = CENOTE_POOL_OPTIONS_INIT;
-    pool_options.class_id = CENOTE_CLASS_KV_CACHE;
-    assert_int_equal(cenote_pool_create(rig->budget, &pool_options, &rig->pool, NULL), CENOTE_OK);
-    *state = rig;
-    return 0;
+    return rig_up(state, 64 * MIB, CENOTE_CLASS_KV_CACHE);
 }
 
-static int rig_down(void **state)
+static int tear_down(void **state)
 {
     struct rig *rig = *state;
     assert_int_equal(cenote_pool_destroy(rig->pool), 0);
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    assert_int_equal(stats.charged_bytes, MIB);
-    cenote_budget_destroy(rig->budget);
-    struct cn_fake_books books = cn_fake_books_get(rig->fake);
-    assert_int_equal(books.committed_bytes, 0);
-    assert_int_equal(books.reservations, 0);
-    assert_int_equal(books.misuse_count, 0);
-    cn_fake_destroy(rig->fake);
-    free(rig);
-    return 0;
-}
-
-static uint64_t charged(const struct rig *rig)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(rig->budget, &stats);
-    return stats.charged_bytes;
+    rig->pool = NULL;
+    return rig_down(state);
 }
 
 static cenote_kv_options shape(uint32_t layers, uint32_t heads, uint32_t dim, uint64_t tokens,
@@ -78,7 +45,7 @@ static void fill_and_check(struct rig *rig, cenote_kv_options options)
 {
     uint64_t part =
         (options.dtype == CENOTE_DTYPE_F32 ? 4u : 2u) * 16u * options.head_count * options.head_dim;
-    uint64_t before = charged(rig), mark = 0;
+    uint64_t before = rig_charged(rig), mark = 0;
     cenote_kv *kv;
     assert_int_equal(cenote_kv_create(rig->pool, &options, &kv, NULL), CENOTE_OK);
     for (uint64_t tokens = 1; tokens <= options.token_count_max; tokens++) {
@@ -90,7 +57,7 @@ static void fill_and_check(struct rig *rig, cenote_kv_options options)
             memset(cenote_kv_values(kv, layer, tokens / 16), (int)(mark++ % 251), part);
         }
     }
-    assert_int_equal(charged(rig) - before,
+    assert_int_equal(rig_charged(rig) - before,
                      cenote_kv_charge_bytes(&options, options.token_count_max));
     mark = 0;
     uint64_t blocks = (options.token_count_max + 15) / 16;
@@ -110,7 +77,7 @@ static void fill_and_check(struct rig *rig, cenote_kv_options options)
     }
     cenote_kv_destroy(kv);
     cenote_pool_trim(rig->pool);
-    assert_int_equal(charged(rig), before);
+    assert_int_equal(rig_charged(rig), before);
 }
 
 static void test_layout_and_charge(void **state)
@@ -132,7 +99,7 @@ static void test_truncate(void **state)
     };
     for (size_t i = 0; i < 2; i++) {
         const cenote_kv_options *options = &sizes[i];
-        uint64_t before = charged(rig);
+        uint64_t before = rig_charged(rig);
         cenote_kv *kv;
         assert_int_equal(cenote_kv_create(rig->pool, options, &kv, NULL), CENOTE_OK);
         assert_int_equal(cenote_kv_reserve(kv, 16, NULL), CENOTE_OK);
@@ -143,16 +110,16 @@ static void test_truncate(void **state)
                 assert_int_equal(cenote_kv_reserve(kv, most, NULL), CENOTE_OK);
                 cenote_kv_truncate(kv, kept);
                 cenote_pool_trim(rig->pool);
-                assert_int_equal(charged(rig) - before, cenote_kv_charge_bytes(options, kept));
+                assert_int_equal(rig_charged(rig) - before, cenote_kv_charge_bytes(options, kept));
                 assert_ptr_equal(cenote_kv_keys(kv, options->layer_count - 1, 0), keys);
                 assert_true(keys[3] == 42);
             }
         cenote_kv_truncate(kv, 1000); /* behind the end: nothing to do */
         cenote_kv_truncate(kv, 0);
         cenote_pool_trim(rig->pool);
-        assert_int_equal(charged(rig) - before, cenote_kv_charge_bytes(options, 0));
+        assert_int_equal(rig_charged(rig) - before, cenote_kv_charge_bytes(options, 0));
         cenote_kv_destroy(kv);
-        assert_int_equal(charged(rig), before);
+        assert_int_equal(rig_charged(rig), before);
     }
 }
 
@@ -225,7 +192,7 @@ static void test_create_fault_sweep(void **state)
 {
     struct rig *rig = *state;
     cenote_kv_options options = shape(1, 1, 8, UINT64_C(10000000), CENOTE_DTYPE_F32);
-    uint64_t before = charged(rig);
+    uint64_t before = rig_charged(rig);
     cenote_kv *kv = NULL;
     unsigned nth = 1;
     for (;; nth++) {
@@ -233,14 +200,14 @@ static void test_create_fault_sweep(void **state)
         if (cenote_kv_create(rig->pool, &options, &kv, NULL) == CENOTE_OK)
             break;
         assert_null(kv);
-        assert_int_equal(charged(rig), before);
+        assert_int_equal(rig_charged(rig), before);
     }
     cn_fake_faults_clear(rig->fake);
     assert_int_equal(nth, 4); /* a reservation, the header, the rest of the table */
     cenote_kv_destroy(kv);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
 {

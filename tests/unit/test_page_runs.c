@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "alloc/page_runs.h"
+#include "random.h"
 
 static struct cn_page_runs runs;
 static void *metadata;
@@ -298,14 +299,6 @@ struct model {
 
 static uint64_t random_state;
 
-static uint64_t random_below(uint64_t bound)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return random_state * UINT64_C(2685821657736338717) % bound;
-}
-
 static void model_alloc(struct model *m, uint64_t count)
 {
     uint64_t first = 0, length = 0;
@@ -428,19 +421,19 @@ static void random_round(uint64_t seed)
 {
     static struct model m;
     memset(&m, 0, sizeof m);
-    random_state = seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
-    m.granules = 1 + random_below(MODEL_MAX);
+    random_state = seed;
+    m.granules = 1 + random_below(&random_state, MODEL_MAX);
     open_range(m.granules);
     for (unsigned step = 0; step < 2000; step++) {
-        struct cn_run run = {random_below(m.granules), 0};
-        run.count = 1 + random_below(m.granules - run.first);
-        switch (random_below(9)) {
+        struct cn_run run = {random_below(&random_state, m.granules), 0};
+        run.count = 1 + random_below(&random_state, m.granules - run.first);
+        switch (random_below(&random_state, 9)) {
         case 0:
-            model_alloc(&m, 1 + random_below(m.granules + 2));
+            model_alloc(&m, 1 + random_below(&random_state, m.granules + 2));
             break;
         case 1:
         case 2:
-            model_alloc(&m, 1 + random_below(8));
+            model_alloc(&m, 1 + random_below(&random_state, 8));
             break;
         case 3:
         case 4:
@@ -451,7 +444,7 @@ static void random_round(uint64_t seed)
             model_decay(&m);
             break;
         default:
-            model_commit(&m, run, random_below(2));
+            model_commit(&m, run, random_below(&random_state, 2));
         }
         uint64_t top = m.granules;
         while (top > 0 && m.block[top - 1] == 0)

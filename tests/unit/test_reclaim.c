@@ -10,11 +10,11 @@
 #include <cmocka.h>
 
 #include "pool/budget.h"
+#include "pool_fixture.h"
 
-#define POOLS   3
-#define LUMP    150u
-#define LIMIT   1000u
-#define PROCESS 100u
+#define POOLS 3
+#define LUMP  150u
+#define ROOM  900u /* of the budget */
 
 /* A pool's numbers; its idle memory comes back in lumps, as chunks do. */
 struct fake_pool {
@@ -85,27 +85,24 @@ static void keeper_report(struct cn_budget_client *client, cenote_budget_holder 
         keeper->kept_bytes;
 }
 
-struct rig {
-    cenote_budget *budget;
+struct ladder {
+    struct rig rig;
     struct fake_pool pools[POOLS];
 };
 
 /* Pool i has priority i; they are registered the other way round. */
-static struct rig rig_make(uint64_t live_bytes, uint64_t idle_bytes)
+static struct ladder ladder_make(uint64_t live_bytes, uint64_t idle_bytes)
 {
-    struct rig rig = {0};
-    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    options.limit_bytes = LIMIT;
-    options.process_bytes = PROCESS;
-    assert_int_equal(cenote_budget_create(&options, &rig.budget, NULL), CENOTE_OK);
+    struct ladder ladder = {.rig = rig_open(NULL, RIG_PROCESS_BYTES + ROOM)};
     for (unsigned i = 0; i < POOLS; i++) {
-        rig.pools[i] = (struct fake_pool){
-            .budget = rig.budget, .live_bytes = live_bytes, .idle_bytes = idle_bytes};
-        assert_int_equal(cenote_budget_charge(rig.budget, live_bytes + idle_bytes, "pool", NULL),
-                         CENOTE_OK);
+        ladder.pools[i] = (struct fake_pool){
+            .budget = ladder.rig.budget, .live_bytes = live_bytes, .idle_bytes = idle_bytes};
+        assert_int_equal(
+            cenote_budget_charge(ladder.rig.budget, live_bytes + idle_bytes, "pool", NULL),
+            CENOTE_OK);
     }
     order[0] = '\0';
-    return rig;
+    return ladder;
 }
 
 static cenote_pool *as_pool(struct fake_pool *pool)
@@ -113,44 +110,37 @@ static cenote_pool *as_pool(struct fake_pool *pool)
     return (cenote_pool *)pool; /* the ladder compares it and looks no further */
 }
 
-static void rig_register(struct rig *rig)
+static void ladder_register(struct ladder *ladder)
 {
     for (unsigned i = POOLS; i-- > 0;) {
-        struct fake_pool *pool = &rig->pools[i];
+        struct fake_pool *pool = &ladder->pools[i];
         pool->client = (struct cn_budget_client){.step = CENOTE_RECLAIM_IDLE,
                                                  .priority = i,
                                                  .pool = as_pool(pool),
                                                  .give = pool_give,
                                                  .report = pool_report};
-        cn_budget_register(rig->budget, &pool->client);
+        cn_budget_register(ladder->rig.budget, &pool->client);
     }
 }
 
-static struct keeper *keep(struct rig *rig, struct keeper *keeper, cenote_reclaim_step step,
+static struct keeper *keep(struct ladder *ladder, struct keeper *keeper, cenote_reclaim_step step,
                            unsigned home, char name, uint64_t kept_bytes)
 {
-    *keeper = (struct keeper){.home = &rig->pools[home], .kept_bytes = kept_bytes};
+    *keeper = (struct keeper){.home = &ladder->pools[home], .kept_bytes = kept_bytes};
     keeper->client = (struct cn_budget_client){.step = step,
                                                .priority = (uint32_t)name,
                                                .pool = as_pool(keeper->home),
                                                .give = keeper_give,
                                                .report = keeper_report};
-    cn_budget_register(rig->budget, &keeper->client);
+    cn_budget_register(ladder->rig.budget, &keeper->client);
     return keeper;
 }
 
-static void rig_down(struct rig *rig)
+static void ladder_end(struct ladder *ladder)
 {
     for (unsigned i = 0; i < POOLS; i++)
-        cn_budget_unregister(rig->budget, &rig->pools[i].client);
-    cenote_budget_destroy(rig->budget);
-}
-
-static cenote_budget_stats stats_of(const cenote_budget *budget)
-{
-    cenote_budget_stats stats;
-    cenote_budget_stats_get(budget, &stats);
-    return stats;
+        cn_budget_unregister(ladder->rig.budget, &ladder->pools[i].client);
+    cenote_budget_destroy(ladder->rig.budget);
 }
 
 /* ---- idle memory ---- */
@@ -158,60 +148,65 @@ static cenote_budget_stats stats_of(const cenote_budget *budget)
 static void test_lowest_priority_first_and_no_more_than_needed(void **state)
 {
     (void)state;
-    struct rig rig = rig_make(0, 200);
-    rig_register(&rig);
+    struct ladder ladder = ladder_make(0, 200);
+    ladder_register(&ladder);
     /* 300 are left: 250 fit without asking anybody. */
-    assert_int_equal(cenote_budget_charge(rig.budget, 250, "fits", NULL), CENOTE_OK);
-    assert_int_equal(rig.pools[0].asked, 0);
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 250, "fits", NULL), CENOTE_OK);
+    assert_int_equal(ladder.pools[0].asked, 0);
     /* 50 are left: 300 more take all of pool 0, a lump of pool 1, and leave pool 2 in peace. */
-    assert_int_equal(cenote_budget_charge(rig.budget, 300, "needs room", NULL), CENOTE_OK);
-    assert_int_equal(rig.pools[0].idle_bytes, 0);
-    assert_int_equal(rig.pools[1].idle_bytes, 50);
-    assert_int_equal(rig.pools[2].asked, 0);
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 300, "needs room", NULL), CENOTE_OK);
+    assert_int_equal(ladder.pools[0].idle_bytes, 0);
+    assert_int_equal(ladder.pools[1].idle_bytes, 50);
+    assert_int_equal(ladder.pools[2].asked, 0);
     /* A lower limit takes from them too. */
-    assert_int_equal(cenote_budget_limit_set(rig.budget, 850, NULL), CENOTE_OK);
-    assert_int_equal(stats_of(rig.budget).charged_bytes, 850);
-    cenote_reclaim_stats others = stats_of(rig.budget).reclaim[CENOTE_RECLAIM_IDLE];
+    assert_int_equal(cenote_budget_limit_set(ladder.rig.budget, RIG_PROCESS_BYTES + 750, NULL),
+                     CENOTE_OK);
+    assert_int_equal(rig_charged(&ladder.rig), 750);
+    cenote_reclaim_stats others = rig_budget_stats(&ladder.rig).reclaim[CENOTE_RECLAIM_IDLE];
     assert_int_equal(others.given_bytes, 400);
     assert_int_equal(others.gave_count, 3);
-    rig_down(&rig);
+    ladder_end(&ladder);
 }
 
 static void test_the_asker_gives_first(void **state)
 {
     (void)state;
-    struct rig rig = rig_make(0, 200);
-    rig_register(&rig);
-    assert_true(cn_budget_make_room(rig.budget, as_pool(&rig.pools[2]), 400));
-    assert_int_equal(rig.pools[2].idle_bytes, 50);
-    assert_int_equal(rig.pools[0].asked + rig.pools[1].asked, 0);
-    assert_int_equal(stats_of(rig.budget).reclaim[CENOTE_RECLAIM_OWN_IDLE].given_bytes, 150);
-    assert_int_equal(stats_of(rig.budget).reclaim[CENOTE_RECLAIM_IDLE].asked_count, 0);
+    struct ladder ladder = ladder_make(0, 200);
+    ladder_register(&ladder);
+    assert_true(cn_budget_make_room(ladder.rig.budget, as_pool(&ladder.pools[2]), 400));
+    assert_int_equal(ladder.pools[2].idle_bytes, 50);
+    assert_int_equal(ladder.pools[0].asked + ladder.pools[1].asked, 0);
+    assert_int_equal(rig_budget_stats(&ladder.rig).reclaim[CENOTE_RECLAIM_OWN_IDLE].given_bytes,
+                     150);
+    assert_int_equal(rig_budget_stats(&ladder.rig).reclaim[CENOTE_RECLAIM_IDLE].asked_count, 0);
     /* What fits needs nobody. */
-    assert_true(cn_budget_make_room(rig.budget, as_pool(&rig.pools[2]), 450));
-    assert_int_equal(rig.pools[2].asked, 1);
-    rig_down(&rig);
+    assert_true(cn_budget_make_room(ladder.rig.budget, as_pool(&ladder.pools[2]), 450));
+    assert_int_equal(ladder.pools[2].asked, 1);
+    ladder_end(&ladder);
 }
 
 /* What cannot be satisfied takes nothing away, by the budget, a limit or a quota. */
 static void test_hopeless_requests_disturb_nobody(void **state)
 {
     (void)state;
-    struct rig rig = rig_make(100, 100);
+    struct ladder ladder = ladder_make(100, 100);
     struct keeper cache;
-    rig_register(&rig);
-    keep(&rig, &cache, CENOTE_RECLAIM_CACHE, 1, 'a', 80);
+    ladder_register(&ladder);
+    keep(&ladder, &cache, CENOTE_RECLAIM_CACHE, 1, 'a', 80);
     /* 300 left, 300 idle, 80 cached: 680 is the most. */
-    assert_int_equal(cenote_budget_charge(rig.budget, 681, "too much", NULL), CENOTE_E_BUDGET);
-    assert_int_equal(cenote_budget_limit_set(rig.budget, 319, NULL), CENOTE_E_BUDGET);
-    assert_false(cn_budget_make_quota(rig.budget, as_pool(&rig.pools[1]), 81));
-    assert_false(cn_budget_make_quota(rig.budget, as_pool(&rig.pools[0]), 1));
-    assert_int_equal(cache.asked + rig.pools[0].asked + rig.pools[1].asked + rig.pools[2].asked, 0);
-    assert_int_equal(stats_of(rig.budget).limit_bytes, LIMIT);
-    assert_int_equal(cenote_budget_charge(rig.budget, 680, "the most", NULL), CENOTE_OK);
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 681, "too much", NULL),
+                     CENOTE_E_BUDGET);
+    assert_int_equal(cenote_budget_limit_set(ladder.rig.budget, RIG_PROCESS_BYTES + 219, NULL),
+                     CENOTE_E_BUDGET);
+    assert_false(cn_budget_make_quota(ladder.rig.budget, as_pool(&ladder.pools[1]), 81));
+    assert_false(cn_budget_make_quota(ladder.rig.budget, as_pool(&ladder.pools[0]), 1));
+    assert_int_equal(
+        cache.asked + ladder.pools[0].asked + ladder.pools[1].asked + ladder.pools[2].asked, 0);
+    assert_int_equal(rig_budget_stats(&ladder.rig).limit_bytes, RIG_PROCESS_BYTES + ROOM);
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 680, "the most", NULL), CENOTE_OK);
     assert_int_equal(cache.kept_bytes, 0);
-    cn_budget_unregister(rig.budget, &cache.client);
-    rig_down(&rig);
+    cn_budget_unregister(ladder.rig.budget, &cache.client);
+    ladder_end(&ladder);
 }
 
 /* ---- what is dropped ---- */
@@ -219,56 +214,56 @@ static void test_hopeless_requests_disturb_nobody(void **state)
 static void test_rungs_in_order(void **state)
 {
     (void)state;
-    struct rig rig = rig_make(200, 50);
+    struct ladder ladder = ladder_make(200, 50);
     struct keeper features, old_cache, new_cache;
-    rig_register(&rig);
-    keep(&rig, &features, CENOTE_RECLAIM_REBUILDABLE, 0, 'a', 100);
-    keep(&rig, &new_cache, CENOTE_RECLAIM_CACHE, 1, 'c', 100);
-    keep(&rig, &old_cache, CENOTE_RECLAIM_CACHE, 2, 'b', 100);
+    ladder_register(&ladder);
+    keep(&ladder, &features, CENOTE_RECLAIM_REBUILDABLE, 0, 'a', 100);
+    keep(&ladder, &new_cache, CENOTE_RECLAIM_CACHE, 1, 'c', 100);
+    keep(&ladder, &old_cache, CENOTE_RECLAIM_CACHE, 2, 'b', 100);
     /* 150 left, 150 idle. 350 more take the idle memory and 50 of the cache that counts less. */
-    assert_int_equal(cenote_budget_charge(rig.budget, 350, "some", NULL), CENOTE_OK);
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 350, "some", NULL), CENOTE_OK);
     assert_string_equal(order, "b");
     assert_int_equal(old_cache.kept_bytes, 50);
     /* The rest of it, all of the other, and 50 of the features. */
-    assert_int_equal(cenote_budget_charge(rig.budget, 200, "more", NULL), CENOTE_OK);
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 200, "more", NULL), CENOTE_OK);
     assert_string_equal(order, "bbbcca");
     assert_int_equal(features.kept_bytes, 50);
-    const cenote_budget_stats stats = stats_of(rig.budget);
+    const cenote_budget_stats stats = rig_budget_stats(&ladder.rig);
     assert_int_equal(stats.reclaim[CENOTE_RECLAIM_IDLE].given_bytes, 400);
     assert_int_equal(stats.reclaim[CENOTE_RECLAIM_CACHE].given_bytes, 200);
     assert_int_equal(stats.reclaim[CENOTE_RECLAIM_REBUILDABLE].given_bytes, 50);
     assert_int_equal(stats.reclaim[CENOTE_RECLAIM_CACHE].asked_count, 5);
     assert_int_equal(stats.reclaim[CENOTE_RECLAIM_CACHE].gave_count, 3);
-    cn_budget_unregister(rig.budget, &features.client);
-    cn_budget_unregister(rig.budget, &old_cache.client);
-    cn_budget_unregister(rig.budget, &new_cache.client);
-    rig_down(&rig);
+    cn_budget_unregister(ladder.rig.budget, &features.client);
+    cn_budget_unregister(ladder.rig.budget, &old_cache.client);
+    cn_budget_unregister(ladder.rig.budget, &new_cache.client);
+    ladder_end(&ladder);
 }
 
-/* A quota or a hole is a matter of one pool; a hole is made by moving blocks, if that can be, before
- * anything is dropped for it. */
+/* A quota or a hole is a matter of one pool; a hole is made by moving blocks, if that can be,
+ * before anything is dropped for it. */
 static void test_only_who_keeps_something_in_the_pool(void **state)
 {
     (void)state;
-    struct rig rig = rig_make(200, 0);
+    struct ladder ladder = ladder_make(200, 0);
     struct keeper here, elsewhere, packer;
-    rig_register(&rig);
-    keep(&rig, &elsewhere, CENOTE_RECLAIM_CACHE, 0, 'a', 100);
-    keep(&rig, &here, CENOTE_RECLAIM_CACHE, 1, 'b', 100);
-    keep(&rig, &packer, CENOTE_RECLAIM_COMPACTION, 1, 'c', 0);
+    ladder_register(&ladder);
+    keep(&ladder, &elsewhere, CENOTE_RECLAIM_CACHE, 0, 'a', 100);
+    keep(&ladder, &here, CENOTE_RECLAIM_CACHE, 1, 'b', 100);
+    keep(&ladder, &packer, CENOTE_RECLAIM_COMPACTION, 1, 'c', 0);
     packer.client.report = NULL;
-    assert_true(cn_budget_make_quota(rig.budget, as_pool(&rig.pools[1]), 60));
+    assert_true(cn_budget_make_quota(ladder.rig.budget, as_pool(&ladder.pools[1]), 60));
     assert_string_equal(order, "b");
     assert_int_equal(here.kept_bytes, 40);
-    assert_true(cn_budget_make_hole(rig.budget, as_pool(&rig.pools[1]), 500));
+    assert_true(cn_budget_make_hole(ladder.rig.budget, as_pool(&ladder.pools[1]), 500));
     assert_int_equal(here.kept_bytes, 0);
-    assert_false(cn_budget_make_hole(rig.budget, as_pool(&rig.pools[1]), 500));
+    assert_false(cn_budget_make_hole(ladder.rig.budget, as_pool(&ladder.pools[1]), 500));
     assert_string_equal(order, "bcbcb");
     assert_int_equal(elsewhere.kept_bytes, 100);
-    cn_budget_unregister(rig.budget, &here.client);
-    cn_budget_unregister(rig.budget, &elsewhere.client);
-    cn_budget_unregister(rig.budget, &packer.client);
-    rig_down(&rig);
+    cn_budget_unregister(ladder.rig.budget, &here.client);
+    cn_budget_unregister(ladder.rig.budget, &elsewhere.client);
+    cn_budget_unregister(ladder.rig.budget, &packer.client);
+    ladder_end(&ladder);
 }
 
 /* ---- who holds the wall ---- */
@@ -276,19 +271,19 @@ static void test_only_who_keeps_something_in_the_pool(void **state)
 static void test_explanation(void **state)
 {
     (void)state;
-    struct rig rig = rig_make(0, 0);
+    struct ladder ladder = ladder_make(0, 0);
     struct keeper cache;
     static const uint64_t live[POOLS] = {10, 300, 40};
-    assert_int_equal(cenote_budget_charge(rig.budget, 360, "pools", NULL), CENOTE_OK);
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 360, "pools", NULL), CENOTE_OK);
     for (unsigned i = 0; i < POOLS; i++)
-        rig.pools[i].live_bytes = live[i];
-    rig.pools[2].idle_bytes = 10;
-    rig_register(&rig);
-    keep(&rig, &cache, CENOTE_RECLAIM_CACHE, 1, 'a', 70);
+        ladder.pools[i].live_bytes = live[i];
+    ladder.pools[2].idle_bytes = 10;
+    ladder_register(&ladder);
+    keep(&ladder, &cache, CENOTE_RECLAIM_CACHE, 1, 'a', 70);
 
     cenote_budget_holder holders[POOLS + 1];
     memset(holders, 0xaa, sizeof holders);
-    assert_int_equal(cenote_budget_explain(rig.budget, holders, POOLS + 1), POOLS);
+    assert_int_equal(cenote_budget_explain(ladder.rig.budget, holders, POOLS + 1), POOLS);
     static const uint64_t charged[POOLS] = {300, 50, 10};
     for (unsigned i = 0; i < POOLS; i++)
         assert_int_equal(holders[i].charged_bytes, charged[i]);
@@ -297,16 +292,17 @@ static void test_explanation(void **state)
     assert_int_equal(holders[1].idle_bytes, 10);
     /* Fewer rows than pools: the largest, and nothing behind them is written. */
     memset(holders, 0xaa, sizeof holders);
-    assert_int_equal(cenote_budget_explain(rig.budget, holders, 1), POOLS);
+    assert_int_equal(cenote_budget_explain(ladder.rig.budget, holders, 1), POOLS);
     assert_int_equal(holders[0].charged_bytes, 300);
     assert_int_equal(holders[1].charged_bytes, UINT64_C(0xaaaaaaaaaaaaaaaa));
-    assert_int_equal(cenote_budget_explain(rig.budget, NULL, 0), POOLS);
+    assert_int_equal(cenote_budget_explain(ladder.rig.budget, NULL, 0), POOLS);
 
     cenote_error err;
-    assert_int_equal(cenote_budget_charge(rig.budget, 900, "the decoder", &err), CENOTE_E_BUDGET);
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 900, "the decoder", &err),
+                     CENOTE_E_BUDGET);
     assert_non_null(strstr(err.message, "held by kv_cache 300, image_features 50, parameters 10"));
-    cn_budget_unregister(rig.budget, &cache.client);
-    rig_down(&rig);
+    cn_budget_unregister(ladder.rig.budget, &cache.client);
+    ladder_end(&ladder);
 }
 
 static void test_texts(void **state)

@@ -15,6 +15,7 @@
 
 #include "pool/budget.h"
 #include "pool_fixture.h"
+#include "random.h"
 
 #define MIB     (UINT64_C(1) << 20)
 #define GRANULE ((uint64_t)CENOTE_GRANULE_BYTES)
@@ -268,26 +269,18 @@ struct life {
     uint64_t random_state, held_bytes; /* charged to others */
 };
 
-static uint64_t random_below(struct life *life, uint64_t bound)
-{
-    life->random_state ^= life->random_state << 13;
-    life->random_state ^= life->random_state >> 7;
-    life->random_state ^= life->random_state << 17;
-    return life->random_state % bound;
-}
-
 /* Takes a block, written from end to end, or gives one back. */
 static void turn(struct life *life)
 {
-    unsigned i = (unsigned)random_below(life, BLOCKS_MAX);
+    unsigned i = (unsigned)random_below(&life->random_state, BLOCKS_MAX);
     void *data = NULL;
     if (life->blocks[i].data != NULL) {
         cenote_pool_free(life->pool, life->blocks[i].data);
         life->blocks[i].data = NULL;
         return;
     }
-    uint64_t size = GRANULE << random_below(life, 8);
-    size += random_below(life, size / GRANULE + 1) * GRANULE;
+    uint64_t size = GRANULE << random_below(&life->random_state, 8);
+    size += random_below(&life->random_state, size / GRANULE + 1) * GRANULE;
     if (cenote_pool_alloc(life->pool, size, &data, NULL) != CENOTE_OK)
         return;
     memset(data, 1, size);
@@ -299,7 +292,7 @@ static void turn(struct life *life)
 static void squeeze(struct life *life)
 {
     cenote_budget_uncharge(life->rig.budget, life->held_bytes);
-    life->held_bytes = random_below(life, 80) * MIB;
+    life->held_bytes = random_below(&life->random_state, 80) * MIB;
     if (cenote_budget_charge(life->rig.budget, life->held_bytes, "others", NULL) != CENOTE_OK)
         life->held_bytes = 0;
 }
