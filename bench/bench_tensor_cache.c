@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Getting a tensor of a known shape and releasing it, on one core, beside torch.empty.
  *
- *     bench_tensor_cache [repetitions [pairs [own|shared]]]             default: 101, 10000, both
+ *     bench_tensor_cache [repetitions [pairs [own|shared|two]]]          default: 101, 10000, all
  *
  * *own*: what the thread keeps for itself, without a lock. *shared*: the cap is so small that the
- * shape is too large for that. *uncached*: cenote_tensor_create() and cenote_tensor_release(),
- * pages warm. *memalign*: posix_memalign(64) and free, which is what PyTorch's allocator for CPUs
- * does. *torch*: torch.empty(shape) and its end, called from Python, the interpreter's share (an
- * empty call of a built-in) taken off; only where CENOTE_TEST_PYTHON names a python that has torch.
- * Nothing touches the memory. Peers take turns; what is printed is the median (quarter .. three
- * quarters). */
+ * shape is too large for that. *two*: the same by two threads at once, each of which is lent what
+ * the other has released: ns of each. *uncached*: cenote_tensor_create() and
+ * cenote_tensor_release(), pages warm. *memalign*: posix_memalign(64) and free, which is what
+ * PyTorch's allocator for CPUs does. *torch*: torch.empty(shape) and its end, called from Python,
+ * the interpreter's share (an empty call of a built-in) taken off; only where CENOTE_TEST_PYTHON
+ * names a python that has torch. Nothing touches the memory. Peers take turns; what is printed is
+ * the median (quarter .. three quarters). */
+#include <pthread.h>
 #include <stdbool.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -135,7 +137,8 @@ static void memalign_pairs(uint64_t size_bytes, unsigned pairs)
     }
 }
 
-static double pair(cache_bench *bench, unsigned peer, const cenote_tensor_prewarm *item)
+static double pair(cache_bench *bench, unsigned peer, const cenote_tensor_prewarm *item,
+                   pthread_barrier_t *barrier)
 {
     cenote_pool *pool = bench->pools[item->class_id == CENOTE_CLASS_ATTENTION     ? 0
                                      : item->class_id == CENOTE_CLASS_ACTIVATIONS ? 1
@@ -145,8 +148,12 @@ static double pair(cache_bench *bench, unsigned peer, const cenote_tensor_prewar
         size_bytes *= item->spec.shape[d];
     if (peer == TORCH)
         return bench->answer != NULL ? torch_pair(bench, &item->spec) : 0.0;
+    if (barrier != NULL)
+        (void)pthread_barrier_wait(barrier);
     double begin = bench_now();
     unsigned pairs = peer == CACHED ? bench->pairs : bench->pairs / 20 + 1;
+    if (barrier != NULL) /* waking a thread takes as long as hundreds of pairs */
+        pairs *= peer == CACHED ? 32 : 4;
     if (peer == CACHED)
         cached_pairs(bench->cache, pool, &item->spec, pairs);
     else if (peer == UNCACHED)
@@ -156,7 +163,42 @@ static double pair(cache_bench *bench, unsigned peer, const cenote_tensor_prewar
     return (bench_now() - begin) * 1e9 / pairs;
 }
 
+struct companion {
+    cache_bench *bench;
+    unsigned peer;
+    const cenote_tensor_prewarm *item;
+    pthread_barrier_t barrier;
+    double ns;
+};
+
+static void *accompany(void *argument)
+{
+    struct companion *c = argument;
+    c->ns = pair(c->bench, c->peer, c->item, &c->barrier);
+    return NULL;
+}
+
+/* The mean of two threads that begin together. */
+static double pair_of_two(cache_bench *bench, unsigned peer, const cenote_tensor_prewarm *item)
+{
+    struct companion c = {.bench = bench, .peer = peer, .item = item};
+    pthread_t thread;
+    if (peer == TORCH)
+        return 0.0;
+    pthread_barrier_init(&c.barrier, NULL, 2);
+    if (pthread_create(&thread, NULL, accompany, &c) != 0)
+        exit(1);
+    double ns = pair(bench, peer, item, &c.barrier);
+    pthread_join(thread, NULL);
+    pthread_barrier_destroy(&c.barrier);
+    return (ns + c.ns) / 2;
+}
+
 /* ---- the table ---- */
+
+enum way { OWN, SHARED, TWO, WAYS };
+
+static const char *const way_names[WAYS] = {"own", "shared", "two"};
 
 static void open_cache(cache_bench *bench, uint64_t limit_bytes)
 {
@@ -183,10 +225,11 @@ static void print(const char *where, const cenote_tensor_spec *spec,
     printf("\n");
 }
 
-/* The cap leaves the largest of the shapes to a thread's own, or (shared) none. */
-static void run(cache_bench *bench, bool shared, unsigned repetitions)
+/* The cap leaves the largest of the shapes to a thread's own, or none. */
+static void run(cache_bench *bench, enum way way, unsigned repetitions)
 {
-    open_cache(bench, shared ? UINT64_C(256) << 20 : UINT64_C(8) << 30);
+    bool shared = way != OWN;
+    open_cache(bench, shared ? UINT64_C(512) << 20 : UINT64_C(8) << 30);
     for (unsigned s = 0; s < SHAPES; s++) {
         cenote_tensor_prewarm item = bench->list[s];
         if (shared && item.spec.shape[1] * item.spec.shape[2] < 3000000)
@@ -194,8 +237,9 @@ static void run(cache_bench *bench, bool shared, unsigned repetitions)
         bench_series series[PEERS] = {0};
         for (unsigned r = 0; r < repetitions; r++)
             for (unsigned peer = 0; peer < PEERS; peer++)
-                bench_add(&series[peer], pair(bench, peer, &item));
-        print(shared ? "shared" : "own", &item.spec, series);
+                bench_add(&series[peer], way == TWO ? pair_of_two(bench, peer, &item)
+                                                    : pair(bench, peer, &item, NULL));
+        print(way_names[way], &item.spec, series);
     }
     cenote_tensor_cache_stats stats;
     cenote_tensor_cache_stats_get(bench->cache, CENOTE_CLASS_COUNT, &stats);
@@ -226,10 +270,9 @@ int main(int argc, char **argv)
     cenote_tensor_prewarm_common(CENOTE_DTYPE_F32, bench.list);
     torch_open(&bench);
     printf("ns of a get and its release\n");
-    if (only == NULL || strcmp(only, "own") == 0)
-        run(&bench, false, repetitions);
-    if (only == NULL || strcmp(only, "shared") == 0)
-        run(&bench, true, repetitions);
+    for (unsigned way = OWN; way < WAYS; way++)
+        if (only == NULL || strcmp(only, way_names[way]) == 0)
+            run(&bench, (enum way)way, repetitions);
     torch_close(&bench);
     for (unsigned p = 0; p < 3; p++)
         (void)cenote_pool_destroy(bench.pools[p]);
