@@ -10,7 +10,7 @@ RELEASE = build/release
 # Debian and Ubuntu names. Only what a build needs; tests and fuzzing add theirs.
 DEPS_BUILD = gcc libc6-dev cmake ninja-build pkg-config libyajl-dev libjansson-dev libutf8proc-dev libxxhash-dev \
              libpng-dev libjpeg-dev liburing-dev libedit-dev
-DEPS_TEST  = $(DEPS_BUILD) g++ libcmocka-dev gcovr valgrind
+DEPS_TEST  = $(DEPS_BUILD) g++ clang libcmocka-dev gcovr valgrind
 DEPS_BENCH = $(DEPS_BUILD) libopenblas0 libxsmm-dev libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0
 DEPS_STREAM = $(DEPS_BUILD) python3 python3-venv fio
 DEPS_FUZZ  = $(DEPS_BUILD) clang libcmocka-dev

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prints the digests of generated traces on every allocator: what compilers must agree on
- * (compilers.sh). */
+/* Prints the digests of generated traces on every allocator: what machines and compilers must agree
+ * on. tests/data/replay_digests.txt is what it printed; replay.sh holds the command to it, and
+ * compilers.sh this program as the other compiler builds it. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +53,9 @@ int main(void)
     options.limit_bytes = INT64_MAX;
     options.process_bytes = 1;
     require(cenote_budget_create(&options, &budget, &err) == CENOTE_OK, "budget");
+    puts("# cenote replay --generate vlm:1:20000:KIND --allocator ALLOCATOR: its digest, on every\n"
+         "# machine and by every compiler. When placement is changed on purpose:\n"
+         "# build/release/tests/system/replay_digests >tests/data/replay_digests.txt");
     for (unsigned chunked = 0; chunked < 2; chunked++) {
         struct cli_vlm vlm = {1, OPS, chunked != 0};
         require(cenote_pool_create(budget, &pool_options, &memory, &err) == CENOTE_OK, "pool");
