@@ -107,7 +107,8 @@ typedef struct cenote_tensor_prewarm {
 /** Makes tensors, touches their pages, and keeps them: the first step of a model then neither looks
  *  for memory nor faults it in. For a loaded model, list the shapes that its layers ask for.
  *  Errors: CENOTE_E_NOTFOUND (no pool of a class), CENOTE_E_INVAL (a spec), CENOTE_E_BUDGET (all of
- *  the list is more than the cap): nothing has happened then; or those of cenote_tensor_create(),
+ *  the list is more than three quarters of the cap, the rest of which is for threads' own): nothing
+ *  has happened then; or those of cenote_tensor_create(),
  *  and what was made before is kept. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status
 cenote_tensor_cache_prewarm(cenote_tensor_cache *cache, const cenote_tensor_prewarm *list,
@@ -129,7 +130,7 @@ typedef struct cenote_tensor_cache_stats {
     uint64_t kept_bytes; /**< theirs, as asked for */
     uint64_t lent_count;
     uint64_t hit_count;
-    uint64_t miss_count; /**< a tensor was made, or refused */
+    uint64_t miss_count; /**< gets for which a tensor was made, or refused */
     uint64_t evicted_count;
     uint64_t evicted_bytes;
     uint64_t shape_count;

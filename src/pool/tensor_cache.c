@@ -145,7 +145,7 @@ cenote_status cn_cache_get_shared(cenote_tensor_cache *cache, uint32_t pool,
     }
     pthread_mutex_unlock(&cache->lock);
     if (record == NULL)
-        return cn_cache_make(cache, pool, spec, hash, out_tensor, err);
+        return cn_cache_make(cache, pool, spec, hash, 1, out_tensor, err);
     *out_tensor = atomic_load_explicit(&record->tensor, memory_order_relaxed);
     return CENOTE_OK;
 }
@@ -192,7 +192,7 @@ static void record_lend(cenote_tensor_cache *cache, struct cn_record *record, ce
 }
 
 cenote_status cn_cache_make(cenote_tensor_cache *cache, uint32_t pool,
-                            const cenote_tensor_spec *spec, uint64_t hash,
+                            const cenote_tensor_spec *spec, uint64_t hash, uint32_t misses,
                             cenote_tensor *out_tensor, cenote_error *err)
 {
     uint64_t size_bytes;
@@ -212,9 +212,9 @@ cenote_status cn_cache_make(cenote_tensor_cache *cache, uint32_t pool,
     if (shape == NULL && status == CENOTE_OK)
         shape = cn_shapes_add(cache, pool, spec, hash, size_bytes);
     if (shape == NULL) {
-        cache->counts[part_of(cache, pool)->class_id].miss_count++;
+        cache->counts[part_of(cache, pool)->class_id].miss_count += misses;
     } else {
-        shape->miss_count++;
+        shape->miss_count += misses;
         shape->tick = ++cache->tick;
     }
     if (status == CENOTE_OK) {

@@ -185,10 +185,11 @@ CENOTE_MUST_CHECK cenote_status cn_cache_get_shared(cenote_tensor_cache *cache, 
                                                     cenote_tensor *out_tensor, cenote_error *err);
 void cn_cache_release_shared(cenote_tensor_cache *cache, uint32_t pool, struct cn_record *record);
 
-/* A new tensor, lent. No lock may be held. */
+/* A new tensor, lent. @p misses: 1 for a get, 0 for who makes it ahead. No lock may be held. */
 CENOTE_MUST_CHECK cenote_status cn_cache_make(cenote_tensor_cache *cache, uint32_t pool,
                                               const cenote_tensor_spec *spec, uint64_t hash,
-                                              cenote_tensor *out_tensor, cenote_error *err);
+                                              uint32_t misses, cenote_tensor *out_tensor,
+                                              cenote_error *err);
 
 /* Links a tensor that nobody has into its shape's list. Locked; cn_cache_fit() comes after. */
 void cn_cache_keep(cenote_tensor_cache *cache, struct cn_shape *shape, struct cn_record *record);

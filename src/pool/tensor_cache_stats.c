@@ -98,7 +98,7 @@ static cenote_status warm(cenote_tensor_cache *cache, const cenote_tensor_prewar
         cenote_tensor tensor;
         cenote_status status = cn_spec_bytes(&item->spec, &size_bytes, err);
         if (status == CENOTE_OK)
-            status = cn_cache_make(cache, number, &item->spec, hash, &tensor, err);
+            status = cn_cache_make(cache, number, &item->spec, hash, 0, &tensor, err);
         if (status != CENOTE_OK)
             return status;
         status = touch(part->pool, tensor, size_bytes, err);

@@ -568,6 +568,8 @@ static void test_prewarm_common_shapes(void **state)
     assert_int_equal(cenote_tensor_cache_prewarm(cached->cache, list, 1, NULL), CENOTE_OK);
     give_back(cached, cached->attention, get(cached, cached->attention, list[0].spec));
     assert_int_equal(stats_of(cached).hit_count, 1);
+    assert_int_equal(stats_of(cached).miss_count, 0); /* nobody asked when it was made */
+    assert_true(stats_of(cached).hit_rate == 1.0);
 }
 
 /* ---- threads ---- */
