@@ -138,6 +138,19 @@ static bool intact(const cenote_pool *pool, const struct cn_debug_entry *entry, 
     return fine;
 }
 
+/* As it should be again, so that what was told is told once. */
+static void mend(const cenote_pool *pool, const struct cn_debug_entry *entry)
+{
+    char *data = pool->base + entry->offset;
+    uint64_t whole_bytes = entry->size_bytes + entry->zone_bytes;
+    cn_poison_forget(data, whole_bytes);
+    memset(data + entry->size_bytes, ZONE_BYTE, entry->zone_bytes);
+    if (entry->state == CN_DEBUG_QUARANTINED)
+        fill_freed(pool, entry);
+    else
+        cn_poison_hide(data, entry->size_bytes, whole_bytes);
+}
+
 static cenote_finding damage_of(const struct cn_debug_entry *entry)
 {
     return entry->state == CN_DEBUG_QUARANTINED ? CENOTE_FINDING_WRITE_AFTER_FREE
@@ -176,6 +189,8 @@ static void check_all(cenote_pool *pool)
     pthread_mutex_lock(&debug->lock);
     const struct cn_debug_entry *damaged = find_damage(pool);
     struct cn_debug_entry entry = damaged != NULL ? *damaged : (struct cn_debug_entry){0};
+    if (damaged != NULL)
+        mend(pool, damaged);
     pthread_mutex_unlock(&debug->lock);
     pthread_mutex_unlock(&pool->lock);
     if (damaged != NULL)
@@ -342,8 +357,9 @@ static void diagnose(const cenote_pool *pool, const void *data)
     else if (freed != NULL)
         tell(pool, CENOTE_FINDING_DOUBLE_FREE, &entry);
     else if (owner != NULL && owner != pool)
-        cn_finding(CENOTE_FINDING_WRONG_POOL, "pool %s: a free of %p, which lies in pool %s",
-                   name_of(pool), data, name_of(owner));
+        cn_finding(CENOTE_FINDING_WRONG_POOL,
+                   "pool %s: a free of %p, which lies in another pool, %s", name_of(pool), data,
+                   name_of(owner));
     else
         cn_finding(CENOTE_FINDING_NO_BLOCK, "pool %s: a free of %p, where no block begins",
                    name_of(pool), data);
