@@ -8,7 +8,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define BUDDY_LEAF_BYTES  ((uint64_t)CLI_FIT_UNIT_BYTES)
+#define BUDDY_LEAF_BYTES  ((uint64_t)CLI_TRACE_ROUND_BYTES)
 #define BUDDY_LEAVES_MAX  (UINT64_C(1) << 28) /* 77 MB of metadata; larger leaves above */
 #define RANGE_BYTES_MAX   (UINT64_C(1) << 62)
 #define QUOTA_LEAST_BYTES (UINT64_C(64) << 20)
@@ -158,21 +158,14 @@ static uint64_t cenote_committed(const struct cli_allocator *a)
 
 /* ---- buddy ---- */
 
-static uint64_t round_up_power(uint64_t size_bytes)
-{
-    uint64_t power = 1;
-    while (power < size_bytes && power < RANGE_BYTES_MAX)
-        power *= 2;
-    return power;
-}
-
 static cenote_status buddy_open(struct cli_allocator *a, uint64_t budget_bytes, cenote_error *err)
 {
     cenote_buddy_options options = CENOTE_BUDDY_OPTIONS_INIT;
-    /* Eight times what lives: blocks are up to twice their size, and as much again is holes. */
-    uint64_t live = round_up_power(a->trace->live_bytes_peak);
+    /* Four times what lives, as rounded: the rest is holes. */
+    uint64_t peak = a->trace->rounded_bytes_peak;
+    uint64_t live = cli_trace_rounded_bytes(peak > 0 ? peak : 1, 0);
     options.size_bytes = budget_bytes > 0             ? budget_bytes
-                         : live < RANGE_BYTES_MAX / 8 ? 8 * live
+                         : live < RANGE_BYTES_MAX / 4 ? 4 * live
                                                       : RANGE_BYTES_MAX;
     options.leaf_bytes = BUDDY_LEAF_BYTES;
     while (options.size_bytes / options.leaf_bytes > BUDDY_LEAVES_MAX)
@@ -194,7 +187,7 @@ static bool buddy_alloc(struct cli_allocator *a, const struct cli_trace_op *op,
     if (cenote_buddy_alloc(a->buddy, op->size_bytes, UINT64_C(1) << op->align_log2, out_offset,
                            NULL) != CENOTE_OK)
         return false;
-    uint64_t block_bytes = round_up_power(op->size_bytes);
+    uint64_t block_bytes = cli_trace_rounded_bytes(op->size_bytes, 0);
     uint64_t end = *out_offset + (block_bytes > a->leaf_bytes ? block_bytes : a->leaf_bytes);
     if (end > a->end_peak)
         a->end_peak = end;

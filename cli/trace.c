@@ -16,6 +16,7 @@ struct cli_trace_slot {
     uint64_t size_bytes;
     uint32_t newer, older; /* neighbours in the pool's list + 1; older: the next free slot too */
     uint16_t pool;
+    uint8_t align_log2;
 };
 
 void cli_trace_init(struct cli_trace *trace, cenote_pool *memory)
@@ -145,9 +146,30 @@ static void list_remove(struct cli_trace *trace, uint32_t slot)
         trace->pools[s->pool].live = s->older;
 }
 
-static uint64_t granules_of(uint64_t size_bytes)
+/* ---- what blocks take ---- */
+
+/* Pools align to granules; for more a larger block is asked for. */
+static uint64_t granules_of(uint64_t size_bytes, unsigned align_log2)
 {
-    return size_bytes / CENOTE_GRANULE_BYTES + (size_bytes % CENOTE_GRANULE_BYTES != 0);
+    uint64_t align = UINT64_C(1) << align_log2;
+    uint64_t spare = align > CENOTE_GRANULE_BYTES ? align / CENOTE_GRANULE_BYTES - 1 : 0;
+    return size_bytes / CENOTE_GRANULE_BYTES + (size_bytes % CENOTE_GRANULE_BYTES != 0) + spare;
+}
+
+uint64_t cli_trace_rounded_bytes(uint64_t size_bytes, unsigned align_log2)
+{
+    uint64_t power = UINT64_C(1) << align_log2;
+    if (power < CLI_TRACE_ROUND_BYTES)
+        power = CLI_TRACE_ROUND_BYTES;
+    while (power < size_bytes && power < UINT64_C(1) << 62)
+        power *= 2;
+    return size_bytes > 0 ? power : 0;
+}
+
+static void peak(uint64_t value, uint64_t *highest)
+{
+    if (value > *highest)
+        *highest = value;
 }
 
 /* ---- operations ---- */
@@ -180,20 +202,20 @@ static cenote_status check_alloc(const struct cli_trace *trace, uint32_t pool, u
     return CENOTE_OK;
 }
 
-static void count_alloc(struct cli_trace *trace, uint32_t pool, uint64_t size_bytes)
+static void count_alloc(struct cli_trace *trace, uint32_t pool, uint64_t size_bytes,
+                        unsigned align_log2)
 {
     struct cli_trace_pool *p = &trace->pools[pool];
     trace->alloc_count++;
     trace->alloc_bytes += size_bytes;
     trace->live_count++;
     trace->live_bytes += size_bytes;
-    p->granules += granules_of(size_bytes);
-    if (trace->live_count > trace->live_count_peak)
-        trace->live_count_peak = trace->live_count;
-    if (trace->live_bytes > trace->live_bytes_peak)
-        trace->live_bytes_peak = trace->live_bytes;
-    if (p->granules > p->granules_peak)
-        p->granules_peak = p->granules;
+    trace->rounded_bytes += cli_trace_rounded_bytes(size_bytes, align_log2);
+    p->granules += granules_of(size_bytes, align_log2);
+    peak(trace->live_count, &trace->live_count_peak);
+    peak(trace->live_bytes, &trace->live_bytes_peak);
+    peak(trace->rounded_bytes, &trace->rounded_bytes_peak);
+    peak(p->granules, &p->granules_peak);
 }
 
 cenote_status cli_trace_alloc(struct cli_trace *trace, uint32_t pool, uint64_t id,
@@ -219,7 +241,8 @@ cenote_status cli_trace_alloc(struct cli_trace *trace, uint32_t pool, uint64_t i
     trace->slots[slot].pool = (uint16_t)pool;
     trace->index[find(trace, pool, id)] = slot + 1;
     list_add(trace, slot, pool);
-    count_alloc(trace, pool, size_bytes);
+    trace->slots[slot].align_log2 = align_log2;
+    count_alloc(trace, pool, size_bytes, align_log2);
     return CENOTE_OK;
 }
 
@@ -236,11 +259,13 @@ cenote_status cli_trace_free(struct cli_trace *trace, uint32_t pool, uint64_t id
         return status;
     erase(trace, at);
     list_remove(trace, slot);
+    unsigned align_log2 = trace->slots[slot].align_log2;
     trace->slots[slot].older = trace->slot_free;
     trace->slot_free = slot + 1;
     trace->live_count--;
     trace->live_bytes -= size_bytes;
-    trace->pools[pool].granules -= granules_of(size_bytes);
+    trace->rounded_bytes -= cli_trace_rounded_bytes(size_bytes, align_log2);
+    trace->pools[pool].granules -= granules_of(size_bytes, align_log2);
     return CENOTE_OK;
 }
 

@@ -11,9 +11,10 @@
 
 #include "cli.h"
 
-#define CLI_TRACE_OPS_MAX   (UINT64_C(1) << 28)
-#define CLI_TRACE_POOLS_MAX 1024u
-#define CLI_TRACE_ALIGN_MAX (UINT64_C(1) << 32)
+#define CLI_TRACE_OPS_MAX     (UINT64_C(1) << 28)
+#define CLI_TRACE_POOLS_MAX   1024u
+#define CLI_TRACE_ALIGN_MAX   (UINT64_C(1) << 32)
+#define CLI_TRACE_ROUND_BYTES 256u
 
 enum cli_trace_kind {
     CLI_TRACE_ALLOC,
@@ -33,9 +34,9 @@ struct cli_trace_op {
 
 struct cli_trace_pool {
     cenote_class class_id;
-    uint64_t number; /* the trace's own */
-    uint32_t live;   /* slot of the newest live block + 1; 0: none */
-    uint64_t granules, granules_peak;
+    uint64_t number;                  /* the trace's own */
+    uint32_t live;                    /* slot of the newest live block + 1; 0: none */
+    uint64_t granules, granules_peak; /* of live blocks, with what aligning them takes */
 };
 
 struct cli_trace_slot;
@@ -50,7 +51,8 @@ struct cli_trace {
     uint64_t alloc_count, alloc_bytes;
     uint64_t live_count, live_count_peak;
     uint64_t live_bytes, live_bytes_peak;
-    uint64_t foreign_count; /* frees of blocks from before the recording */
+    uint64_t rounded_bytes, rounded_bytes_peak; /* the same by cli_trace_rounded_bytes() */
+    uint64_t foreign_count;                     /* frees of blocks from before the recording */
     uint64_t refused_count; /* allocations that failed when they were recorded */
     uint64_t torn_bytes;    /* at the end of a recording that was cut off */
     bool recorded;          /* ids are offsets */
@@ -65,6 +67,10 @@ struct cli_trace {
 
 /* Takes @p memory, which must outlive the trace; nothing is to be undone but the pool. */
 void cli_trace_init(struct cli_trace *trace, cenote_pool *memory);
+
+/* What a block takes of a buddy: a power of two up to 2^62, CLI_TRACE_ROUND_BYTES and its alignment
+ * at least; 0 for one of no bytes. */
+uint64_t cli_trace_rounded_bytes(uint64_t size_bytes, unsigned align_log2);
 
 /* In all of these @p err is needed. */
 

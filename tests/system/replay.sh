@@ -42,6 +42,17 @@ expect 3 small --budget 150KiB
 expect 0 small --budget 1MiB
 refused 3 "is no leaf" small --allocator buddy --budget 100
 
+# Without a budget nothing is refused, however little is asked for or however it is aligned.
+: >nothing
+printf 'a 1 0\nf 1\na 2 10\n' >little
+awk 'BEGIN { for (i = 0; i < 3000; i++) print "a", i, 1 }' >many
+awk 'BEGIN { for (i = 0; i < 100; i++) print "a", i, 4096, 1048576 }' >aligned
+for trace in nothing little many aligned; do
+    for allocator in cenote tensors buddy best-fit first-fit; do
+        expect 0 $trace --allocator $allocator --quiet
+    done
+done
+
 # The offsets of seeded traces, on every machine and from every compiler. Pools hold gigabytes.
 grep -v '^#' "$4/tests/data/replay_digests.txt" >digests
 while read -r allocator kind digest; do
