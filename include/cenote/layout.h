@@ -77,7 +77,8 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_layout_init(const cenote_layou
                                                               cenote_error *err);
 
 /** Searches on until @p step_count more steps are done, or nothing can be gained. A step is a
- *  buffer placed; the attempt that crosses the count is ended first. One call with a + b steps
+ *  buffer placed, or some thousand looked at for its place, so that its time has a bound; the
+ *  attempt that crosses the count is ended first. One call with a + b steps
  *  gives what a call with a and one with b give.
  *  @return whether more steps might gain something: false when the peak is known to be the least */
 CENOTE_API bool cenote_layout_improve(cenote_layout *layout, uint64_t step_count);

@@ -66,6 +66,7 @@ struct cenote_layout {
     uint32_t *item_of;                       /* [buffers] UINT32_MAX: of no bytes */
     uint64_t step_target, attempt, failures; /* of the search (layout_search.c) */
     uint64_t state;                          /* of its random numbers */
+    uint64_t looks; /* at items and sections, since they were last made steps */
     cenote_layout_report report;
 };
 
@@ -74,6 +75,15 @@ struct cenote_layout {
 static inline uint64_t cn_layout_move_count(uint64_t item_count)
 {
     return 4 * item_count + 64;
+}
+
+/* A step more, and those for what was looked at for it: an attempt's time has a bound, however many
+ * buffers live at the same time. */
+#define CN_LAYOUT_STEP_LOOKS 16384u
+static inline void cn_layout_count_step(cenote_layout *layout)
+{
+    layout->report.step_count += 1 + layout->looks / CN_LAYOUT_STEP_LOOKS;
+    layout->looks = 0;
 }
 
 /* ---- layout.c ---- */

@@ -75,10 +75,10 @@ static void pass_heap(struct gap *gap, struct cn_layout_key *keys, uint32_t coun
     }
 }
 
-static void pass_all(struct gap *gap, const cenote_layout *layout,
-                     const struct cn_layout_item *item)
+static void pass_all(struct gap *gap, cenote_layout *layout, const struct cn_layout_item *item)
 {
     const struct cn_layout_fit *fit = &layout->fit;
+    layout->looks += fit->placed;
     for (uint32_t i = 0; i < fit->placed; i++) {
         uint32_t index = fit->by_offset[i];
         const struct cn_layout_item *other = &layout->items[index];

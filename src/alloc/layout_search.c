@@ -128,7 +128,7 @@ static uint64_t refit(cenote_layout *layout, uint32_t from)
             cn_layout_fit_put(layout, item, layout->best[item]);
         else
             top = cn_layout_fit_place(layout, item);
-        layout->report.step_count++;
+        cn_layout_count_step(layout);
         if (top > peak)
             peak = top;
         if (peak > layout->report.peak_bytes)
@@ -191,6 +191,7 @@ void cn_layout_search_init(cenote_layout *layout)
     layout->state = layout->item_count;
     if (layout->item_count > 0)
         keep_by_offset(layout, layout->best);
+    layout->looks = 0;
 }
 
 bool cenote_layout_improve(cenote_layout *layout, uint64_t step_count)

@@ -141,10 +141,11 @@ static void order_choices(cenote_layout *layout, uint64_t seed)
 /* The next item to try at the move's place, or NOWHERE. */
 static uint32_t next_item(const struct skyline *sky, struct cn_layout_move *move)
 {
-    const cenote_layout *layout = sky->layout;
+    cenote_layout *layout = sky->layout;
     uint32_t count = layout->first[move->lower + 1] - layout->first[move->lower];
     while (move->choice < count) {
         uint32_t item = layout->choices[layout->first[move->lower] + move->choice++];
+        layout->looks++;
         if (fits_run(layout, item, move->run) && !is_twin(layout, item))
             return item;
     }
@@ -160,6 +161,7 @@ static bool is_affordable(struct skyline *sky, const struct cn_layout_move *move
                           uint64_t size)
 {
     uint64_t rest = 0;
+    sky->layout->looks += move->upper - move->lower;
     for (uint32_t s = move->lower; s < move->upper; s++)
         if (sky->layout->rest[s] > rest)
             rest = sky->layout->rest[s];
@@ -235,7 +237,8 @@ static bool is_dominated(const cenote_layout *layout, const struct cn_layout_mov
 
 static bool raise_floor(struct skyline *sky, struct cn_layout_move *move)
 {
-    const cenote_layout *layout = sky->layout;
+    cenote_layout *layout = sky->layout;
+    layout->looks += layout->first[move->run] - layout->first[move->lower];
     uint64_t floor = least_top(layout, move, &move->upper);
     uint64_t left = floor_of(layout, move->lower - 1), right = floor_of(layout, move->run);
     if (left < floor)
@@ -284,10 +287,13 @@ static bool advance(struct skyline *sky)
 /* Goes on until all is placed, nothing is left to try, or the steps or the stack run out. */
 static enum cn_skyline_end search(struct skyline *sky, uint64_t step_max)
 {
+    const cenote_layout_report *report = &sky->layout->report;
     uint64_t depth_max = cn_layout_move_count(sky->layout->item_count);
-    for (uint64_t step = 0; step < step_max; step++) {
-        sky->layout->report.step_count++;
-        if (advance(sky)) {
+    uint64_t end = report->step_count + step_max;
+    while (report->step_count < end) {
+        bool advanced = advance(sky);
+        cn_layout_count_step(sky->layout);
+        if (advanced) {
             if (sky->depth == depth_max)
                 return CN_SKYLINE_GIVEN_UP;
             if (!descend(sky))

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -190,6 +191,29 @@ static void test_steps(void **state)
     free(many);
 }
 
+/* Thousands of buffers that all live at one moment: what a step costs grows with them, and would
+ * make an attempt take 20 times what all of the greedy orders do. */
+static void test_time_of_an_attempt(void **state)
+{
+    (void)state;
+    enum { COUNT = 4000 };
+    cenote_layout_buffer *buffers = malloc(COUNT * sizeof *buffers);
+    assert_non_null(buffers);
+    for (uint64_t i = 0; i < COUNT; i++)
+        buffers[i] = (cenote_layout_buffer){0, 1 + i * 7919 % 1000, 1 + i * 104729 % (1u << 20),
+                                            UINT64_C(1) << i % 13};
+    clock_t begin = clock();
+    cenote_layout *layout = layout_of(buffers, COUNT);
+    clock_t greedy = clock() - begin;
+    assert_true(cenote_layout_improve(layout, 1));
+    clock_t attempt = clock() - begin - greedy;
+    if (attempt > 5 * greedy)
+        fail_msg("an attempt took %.2f s after %.2f s of greedy", (double)attempt / CLOCKS_PER_SEC,
+                 (double)greedy / CLOCKS_PER_SEC);
+    free(layout);
+    free(buffers);
+}
+
 static void test_check(void **state)
 {
     (void)state;
@@ -221,8 +245,8 @@ int main(void)
         cmocka_unit_test(test_refusals),  cmocka_unit_test(test_memory),
         cmocka_unit_test(test_nothing),   cmocka_unit_test(test_edges),
         cmocka_unit_test(test_alignment), cmocka_unit_test(test_search),
-        cmocka_unit_test(test_steps),     cmocka_unit_test(test_check),
-        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_steps),     cmocka_unit_test(test_time_of_an_attempt),
+        cmocka_unit_test(test_check),     cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
