@@ -14,6 +14,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/poison.h"
 #include "pool/class_policy.h"
 #include "pool/debug.h"
@@ -145,7 +146,7 @@ static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options
         policy->small_blocks && !options->exact_runs && g->granule_count <= CN_SLAB_GRANULES_MAX;
     pool->id = (uint64_t)pool->number + 1;
     pool->quota_granules = g->quota_granules;
-    pthread_mutex_init(&pool->lock, NULL);
+    cn_lock_init(&pool->lock);
     pthread_mutex_init(&pool->tensors_lock, NULL);
     pool->compact_above = CENOTE_COMPACT_ABOVE_DEFAULT;
     char *bitmaps = metadata + sizeof *pool;
