@@ -269,7 +269,7 @@ typedef struct cenote_pool_stats {
     uint64_t largest_hole_bytes;   /**< longest free run, committed or not */
     double internal_fragmentation; /**< of used_bytes, what nobody asked for; 0 when empty */
     double external_fragmentation; /**< of the range up to the last block, what is in none */
-    uint64_t thread_cached_bytes;  /**< of used_bytes, what threads have at hand */
+    uint64_t thread_cached_bytes;  /**< of used_bytes, at hand for threads: in no block */
     uint64_t small_metadata_bytes; /**< charged for the book-keeping of small blocks */
 } cenote_pool_stats;
 CENOTE_API void cenote_pool_stats_get(const cenote_pool *pool, cenote_pool_stats *out_stats);

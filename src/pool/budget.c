@@ -11,17 +11,37 @@
  * trim, itself included, without a cycle. */
 #include <assert.h>
 #include <inttypes.h>
+#include <stdalign.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cenote/hardware.h>
 
 #include "pool/budget_impl.h"
+#include "pool/thread_cache.h"
 #include "pool/watch.h"
 
 struct cn_os *cn_budget_os(const cenote_budget *budget)
 {
     return budget->os;
+}
+
+#define CACHE_SHARE 100u /* a hundredth of the limit for all kinds together */
+
+static void limit_caches(cenote_budget *budget)
+{
+    atomic_store_explicit(&budget->cache_most_bytes,
+                          budget->limit_bytes / (CACHE_SHARE * CN_CACHE_KINDS),
+                          memory_order_relaxed);
+}
+
+static bool caches_fit(const cenote_budget *budget)
+{
+    uint64_t most = atomic_load_explicit(&budget->cache_most_bytes, memory_order_relaxed);
+    for (unsigned kind = 0; kind < CN_CACHE_KINDS; kind++)
+        if (atomic_load_explicit(&budget->cache_bytes[kind], memory_order_relaxed) > most)
+            return false;
+    return true;
 }
 
 static cenote_status process_bytes_now(uint64_t *out_bytes, cenote_error *err)
@@ -55,14 +75,16 @@ cenote_status cenote_budget_create(const cenote_budget_options *options, cenote_
                                 "the process itself needs %" PRIu64
                                 " bytes, more than the budget of %" PRIu64,
                                 process_bytes, options->limit_bytes);
-    cenote_budget *budget = calloc(1, sizeof *budget);
+    cenote_budget *budget = aligned_alloc(alignof(cenote_budget), sizeof *budget);
     if (budget == NULL)
         return cenote_error_set(err, CENOTE_E_NOMEM, "budget: no memory for %zu bytes",
                                 sizeof *budget);
+    memset(budget, 0, sizeof *budget);
     budget->os = options->os != NULL ? options->os : cn_os_linux();
     pthread_mutex_init(&budget->clients_lock, NULL);
     pthread_mutex_init(&budget->lock, NULL);
     budget->limit_bytes = options->limit_bytes;
+    limit_caches(budget);
     budget->charged_bytes = process_bytes;
     budget->charged_peak_bytes = process_bytes;
     *out_budget = budget;
@@ -104,24 +126,26 @@ void cenote_budget_uncharge(cenote_budget *budget, uint64_t size_bytes)
 
 /* ---- caches of threads ---- */
 
-#define CACHE_SHARE 100u /* a hundredth of the limit */
-
-bool cn_budget_cache_take(cenote_budget *budget, uint64_t size_bytes)
+/* Nothing is published with these numbers, so no order is needed. */
+bool cn_budget_cache_take(cenote_budget *budget, enum cn_cache_kind kind, uint64_t size_bytes)
 {
-    pthread_mutex_lock(&budget->lock);
-    bool fits = budget->cache_bytes + size_bytes <= budget->limit_bytes / CACHE_SHARE;
-    if (fits)
-        budget->cache_bytes += size_bytes;
-    pthread_mutex_unlock(&budget->lock);
-    return fits;
+    _Atomic uint64_t *sum = &budget->cache_bytes[kind];
+    uint64_t most = atomic_load_explicit(&budget->cache_most_bytes, memory_order_relaxed);
+    uint64_t have = atomic_load_explicit(sum, memory_order_relaxed);
+    do
+        if (have + size_bytes > most)
+            return false;
+    while (!atomic_compare_exchange_weak_explicit(sum, &have, have + size_bytes,
+                                                  memory_order_relaxed, memory_order_relaxed));
+    return true;
 }
 
-void cn_budget_cache_give(cenote_budget *budget, uint64_t size_bytes)
+void cn_budget_cache_give(cenote_budget *budget, enum cn_cache_kind kind, uint64_t size_bytes)
 {
-    pthread_mutex_lock(&budget->lock);
-    assert(size_bytes <= budget->cache_bytes);
-    budget->cache_bytes -= size_bytes;
-    pthread_mutex_unlock(&budget->lock);
+    uint64_t had =
+        atomic_fetch_sub_explicit(&budget->cache_bytes[kind], size_bytes, memory_order_relaxed);
+    assert(size_bytes <= had);
+    (void)had;
 }
 
 /* Nothing is published with it: a cache that sees it late gives up late. */
@@ -152,12 +176,13 @@ cenote_status cenote_budget_limit_set(cenote_budget *budget, uint64_t limit_byte
         uint64_t charged = budget->charged_bytes;
         uint64_t old_left = budget->limit_bytes - charged;
         bool fits = charged <= limit_bytes && limit_bytes > 0;
-        if (fits)
+        if (fits) {
             budget->limit_bytes = limit_bytes;
-        bool caches_fit = budget->cache_bytes <= budget->limit_bytes / CACHE_SHARE;
+            limit_caches(budget);
+        }
         pthread_mutex_unlock(&budget->lock);
-        if (fits && !caches_fit)
-            cn_budget_cache_call(budget);
+        if (fits && !caches_fit(budget))
+            (void)cn_thread_cache_give_up_all(budget);
         if (fits)
             return CENOTE_OK;
         /* Room for what is left under the old limit and for what is above the new one. */

@@ -60,10 +60,11 @@ struct cn_budget_client {
 void cn_budget_register(cenote_budget *budget, struct cn_budget_client *client);
 void cn_budget_unregister(cenote_budget *budget, struct cn_budget_client *client);
 
-/* Caches of threads (thread_cache.h) buy the bytes that they may hold; together 1 % of the limit.
- * Any lock may be held. */
-bool cn_budget_cache_take(cenote_budget *budget, uint64_t size_bytes);
-void cn_budget_cache_give(cenote_budget *budget, uint64_t size_bytes);
+/* Caches of threads (thread_cache.h) and depots (depot.h) buy the bytes that they may hold; each
+ * kind half a per cent of the limit. No lock is taken. */
+enum cn_cache_kind { CN_CACHE_THREADS, CN_CACHE_DEPOTS, CN_CACHE_KINDS };
+bool cn_budget_cache_take(cenote_budget *budget, enum cn_cache_kind kind, uint64_t size_bytes);
+void cn_budget_cache_give(cenote_budget *budget, enum cn_cache_kind kind, uint64_t size_bytes);
 /* Whoever finds another epoch than the last time gives up its caches. */
 void cn_budget_cache_call(cenote_budget *budget);
 uint64_t cn_budget_cache_epoch(const cenote_budget *budget);

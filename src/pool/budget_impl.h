@@ -9,11 +9,13 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/compiler.h"
 #include "pool/budget.h"
 
 struct cenote_budget {
     struct cn_os *os;
-    _Atomic uint64_t cache_epoch; /* grows when somebody needs what caches of threads hold */
+    _Atomic uint64_t cache_epoch;      /* grows when somebody needs what caches of threads hold */
+    _Atomic uint64_t cache_most_bytes; /* what caches of a kind may hold; lock to write */
     pthread_mutex_t clients_lock;
     struct cn_budget_client *clients; /* clients_lock; by step, then priority, then age */
     pthread_mutex_t lock;
@@ -21,8 +23,9 @@ struct cenote_budget {
     uint64_t charged_bytes;
     uint64_t charged_peak_bytes;
     uint64_t refused_count;
-    uint64_t cache_bytes; /* what caches of threads may hold, as bought */
     cenote_reclaim_stats reclaim[CENOTE_RECLAIM_COUNT];
+    /* As bought, by kind. On a line of their own: who misses looks at what is above. */
+    CN_ALIGNED(CN_CACHE_LINE_BYTES) _Atomic uint64_t cache_bytes[CN_CACHE_KINDS];
 };
 
 #endif

@@ -4,7 +4,7 @@
  *   reservation, twice the quota   | block | idle | block |      | block | ............... |
  *                                     committed and charged   PROT_NONE     never touched
  *   metadata (own arena)           [pool | bitmaps | slack of each block]
- *   of small blocks (small.h)      [caches of threads | pages, slabs]            if there are any
+ *   of small blocks (small.h)      [depot | caches of threads | pages, slabs]    if there are any
  *
  * The reservation is twice the quota because address space is free and fragmentation is not: a
  * request within the quota finds a run even when the holes between live blocks are too short.

@@ -3,7 +3,8 @@
  *
  *   pool.c         create, destroy; sizes that follow from a quota
  *   pool_alloc.c   alloc, free
- *   thread_cache.c, small.c  blocks of a size class: caches of threads, then slabs
+ *   thread_cache.c, depot.c, small.c  blocks of a size class: caches of threads, what they
+ *                  exchange, then slabs
  *   pool_retain.c  what is committed: charging, committing, the quota, giving idle memory back
  *   pool_stats.c   statistics, check
  *   debug.c, debug_table.c, finding.c  debug levels

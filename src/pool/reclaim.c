@@ -13,8 +13,9 @@
  * the first two change the budget; the others turn live bytes into idle ones. So a rung is climbed
  * by asking one client and then sweeping idle memory, and no more is given up than is wanted.
  *
- * Before the first rung the asking thread gives up its caches of small blocks (thread_cache.h), and
- * tries again; the caches of other threads, 1 % of the budget, cannot be had at once.
+ * Before the first rung the asking thread gives up its caches of small blocks (thread_cache.h) and
+ * all depots, and tries again; the caches of other threads, half a per cent of the budget, cannot
+ * be had at once.
  *
  * A request that all of it together would not satisfy disturbs nobody: what could come back has an
  * upper bound (what pools charge, less the live bytes that nobody may drop), and that is looked at

@@ -48,7 +48,7 @@ static cenote_status piece_commit(cenote_pool *pool, char *base, uint64_t piece,
 cenote_status cn_small_cover(cenote_pool *pool, uint64_t from, uint64_t to, cenote_error *err)
 {
     struct cn_small *small = pool->small;
-    assert(to <= small->reserve_bytes);
+    assert(to <= small->at.reserve_bytes);
     for (uint64_t i = from / CN_BOOK_PIECE_BYTES; i * CN_BOOK_PIECE_BYTES < to; i++) {
         if (piece_committed(small, i))
             continue;
@@ -69,9 +69,9 @@ static cenote_status cover_arrays(cenote_pool *pool, uint64_t end, cenote_error 
     const struct {
         uint64_t at, bytes;
     } arrays[] = {
-        {small->free_pages_at, words * sizeof(uint64_t)},
-        {small->reach_at, cn_round_up(words, 8)},
-        {small->classes_at, end * CN_SLAB_CLASSES_BYTES},
+        {small->at.free_pages_at, words * sizeof(uint64_t)},
+        {small->at.reach_at, cn_round_up(words, 8)},
+        {small->at.classes_at, end * CN_SLAB_CLASSES_BYTES},
     };
     for (unsigned i = 0; i < CN_ARRAY_COUNT(arrays); i++) {
         cenote_status status =
@@ -93,7 +93,7 @@ static cenote_status cover_run(cenote_pool *pool, struct cn_run run, bool to_len
     uint64_t end = cn_round_up(run.first + run.count, COVER_GRANULES);
     cenote_status status = CENOTE_OK;
     if (to_lend) {
-        uint64_t at = small->pages_at + run.first * CN_SLAB_PAGES_BYTES;
+        uint64_t at = small->at.pages_at + run.first * CN_SLAB_PAGES_BYTES;
         status = cn_small_cover(pool, at, at + run.count * CN_SLAB_PAGES_BYTES, err);
     }
     if (end > pool->runs.granule_count)
@@ -103,32 +103,33 @@ static cenote_status cover_run(cenote_pool *pool, struct cn_run run, bool to_len
 }
 
 /* Where everything lies; the arrays for all granules of the pool. */
-static struct cn_small layout_of(const cenote_pool *pool)
+static struct cn_small_layout layout_of(const cenote_pool *pool)
 {
-    struct cn_small at = {0};
+    struct cn_small_layout at = {0};
     uint64_t granules = pool->runs.granule_count;
-    at.free_pages_at = cn_round_up(sizeof at, CN_CACHE_LINE_BYTES) +
-                       (uint64_t)CN_THREAD_CACHES_MAX * sizeof(struct cn_thread_cache);
+    at.caches_at = cn_round_up(sizeof(struct cn_small), CN_CACHE_LINES_APART);
+    at.free_pages_at =
+        at.caches_at + (uint64_t)CN_THREAD_CACHES_MAX * sizeof(struct cn_thread_cache);
     at.reach_at = at.free_pages_at + cn_round_up(granules * CN_SLAB_FREE_PAGES_BYTES, 64);
     at.classes_at = at.reach_at + cn_round_up(granules / CN_SLAB_WORD_GRANULES, 64);
     at.pages_at = at.classes_at + cn_round_up(granules * CN_SLAB_CLASSES_BYTES, 64);
     at.reserve_bytes =
         cn_round_up(at.pages_at + granules * CN_SLAB_PAGES_BYTES, CN_BOOK_PIECE_BYTES);
     assert(at.reserve_bytes / CN_BOOK_PIECE_BYTES <= CN_BOOK_PIECES_MAX);
-    at.charged_bytes = CN_RANGE_CHARGE_BYTES + (at.reserve_bytes >> 30) * TABLE_PAGE_BYTES;
     return at;
 }
 
 /* One try. @return CENOTE_E_BUDGET when it does not fit as things are. */
 static cenote_status try_open(cenote_pool *pool, cenote_error *err)
 {
-    struct cn_small at = layout_of(pool);
+    struct cn_small_layout at = layout_of(pool);
+    uint64_t range_charge = CN_RANGE_CHARGE_BYTES + (at.reserve_bytes >> 30) * TABLE_PAGE_BYTES;
     void *base;
-    if (!cn_budget_try_charge(pool->budget, at.charged_bytes))
+    if (!cn_budget_try_charge(pool->budget, range_charge))
         return CENOTE_E_BUDGET;
     int error = pool->os->ops->memory_reserve(pool->os, at.reserve_bytes, &base);
     if (error != 0) {
-        cenote_budget_uncharge(pool->budget, at.charged_bytes);
+        cenote_budget_uncharge(pool->budget, range_charge);
         return cenote_error_set(
             err, CENOTE_E_NOMEM, "pool %s: reservation of %" PRIu64 " bytes of metadata: %s",
             cenote_class_text(pool->class_id), at.reserve_bytes, strerror(-error));
@@ -136,17 +137,18 @@ static cenote_status try_open(cenote_pool *pool, cenote_error *err)
     cenote_status status = piece_commit(pool, base, 0, err);
     if (status != CENOTE_OK) {
         pool->os->ops->memory_release(pool->os, base, at.reserve_bytes);
-        cenote_budget_uncharge(pool->budget, at.charged_bytes);
+        cenote_budget_uncharge(pool->budget, range_charge);
         return status;
     }
-    at.committed[0] = 1;
-    at.charged_bytes += CN_GRANULE_CHARGE_BYTES;
     struct cn_small *small = base;
-    *small = at;
-    pool->classes = (uint8_t *)base + at.classes_at;
-    cn_slabs_init(&small->slabs, pool->classes, (uint64_t *)((char *)base + at.free_pages_at),
-                  (uint8_t *)base + at.reach_at,
+    small->at = at;
+    small->committed[0] = 1;
+    small->charged_bytes = range_charge + CN_GRANULE_CHARGE_BYTES;
+    cn_slabs_init(&small->slabs, (uint8_t *)base + at.classes_at,
+                  (uint64_t *)((char *)base + at.free_pages_at), (uint8_t *)base + at.reach_at,
                   (struct cn_slab_page *)((char *)base + at.pages_at));
+    cn_depot_init(&small->depot);
+    pool->classes = small->slabs.classes;
     pool->small = small;
     return CENOTE_OK;
 }
@@ -179,7 +181,7 @@ void cn_small_close(cenote_pool *pool)
     if (small == NULL)
         return;
     uint64_t charge = small->charged_bytes;
-    pool->os->ops->memory_release(pool->os, small, small->reserve_bytes);
+    pool->os->ops->memory_release(pool->os, small, small->at.reserve_bytes);
     cenote_budget_uncharge(pool->budget, charge);
 }
 
@@ -328,10 +330,14 @@ void cn_small_moved(cenote_pool *pool, struct cn_run from, uint64_t to_granule)
 struct cn_small_sums cn_small_sums(const cenote_pool *pool)
 {
     struct cn_small_sums sums = {0};
-    const struct cn_small *small = pool->small;
+    struct cn_small *small = pool->small;
+    uint16_t in_depot[CN_CLASS_LAST + 1];
+    if (small != NULL)
+        cn_depot_counts(&small->depot, in_depot);
     for (uint32_t c = 1; small != NULL && c <= CN_CLASS_LAST; c++) {
         struct cn_class_counts counts = small->counts[c];
-        uint64_t cached = 0, taken = small->slabs.taken[c], block_bytes = cn_class_bytes(c);
+        uint64_t cached = in_depot[c], taken = small->slabs.taken[c],
+                 block_bytes = cn_class_bytes(c);
         for (const struct cn_thread_cache *i = small->caches; i != NULL; i = i->pool_next) {
             cached += atomic_load_explicit(&i->bins[c].count, memory_order_relaxed);
             counts.alloc_count += atomic_load_explicit(&i->alloc_count[c], memory_order_relaxed);
@@ -369,5 +375,6 @@ const char *cn_small_check(const cenote_pool *pool)
     }
     if (lent != small->slabs.lent_granules)
         return "granules of small blocks miscounted";
-    return cn_slabs_check(&small->slabs);
+    const char *broken = cn_slabs_check(&small->slabs);
+    return broken != NULL ? broken : cn_depot_check(&pool->small->depot);
 }

@@ -5,13 +5,15 @@
  * The book-keeping is a reservation of its own, in which only what is needed is committed, and
  * charged before that:
  *
- *   | struct cn_small | caches of threads | free pages, reach | classes of pages | slabs, by page |
+ *   | struct cn_small, depot | caches of threads | free pages, reach | classes of pages | slabs, by
+ * page |
  *
  * Threads: the pool is locked for all but cn_small_open(). */
 #ifndef CN_POOL_SMALL_H
 #define CN_POOL_SMALL_H
 
 #include "alloc/slab.h"
+#include "pool/depot.h"
 #include "pool/pool_impl.h"
 
 struct cn_thread_cache;
@@ -26,17 +28,25 @@ struct cn_class_counts {
     uint64_t alloc_count, requested_bytes; /* ever */
 };
 
+/* Where what follows struct cn_small lies in the reservation. */
+struct cn_small_layout {
+    uint64_t caches_at, free_pages_at, reach_at, classes_at, pages_at;
+    uint64_t reserve_bytes;
+};
+
 struct cn_small {
     struct cn_slabs slabs;
-    uint64_t reserve_bytes, charged_bytes;
-    uint64_t free_pages_at, reach_at, classes_at, pages_at; /* offsets of the arrays */
-    uint64_t committed[CN_BOOK_PIECES_MAX / 64];            /* a bit for each piece */
-    struct cn_thread_cache *caches;                         /* of threads that live */
+    struct cn_small_layout at;
+    uint64_t charged_bytes;
+    uint64_t committed[CN_BOOK_PIECES_MAX / 64]; /* a bit for each piece */
+    cenote_pool *next_pool;         /* that has had a cache; the registry's (thread_cache.c) */
+    struct cn_thread_cache *caches; /* of threads that live */
     struct cn_thread_cache *spare_caches;
     uint32_t cache_count;                             /* ever made */
     uint64_t obtained_granules;                       /* ever; they are in the pool's total */
     uint64_t obtained_count;                          /* blocks that took granules of the pool */
     struct cn_class_counts counts[CN_CLASS_LAST + 1]; /* of no cache that lives */
+    struct cn_depot depot;
 };
 
 /* Figures of all classes. Blocks in caches are free to whoever asks, and used to the pool. */

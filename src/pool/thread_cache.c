@@ -7,10 +7,12 @@
  *   thread A   cache(pool 1) -> cache(pool 2)            registry lock
  *   thread B   cache(pool 1)
  *   pool 1     cache of A -> cache of B                  the pool's lock
+ *   all pools  that have had a cache                     registry lock
  *
- * A thread that ends gives all its caches back; a pool that ends takes its caches out of the
- * threads' lists and leaves their slots as they are, for no pool will have its number again. The
- * registry lock is taken before a pool's, and after the budget's list of clients. */
+ * A thread that ends gives all its caches back, and the last one empties the pool's depot; a pool
+ * that ends takes its caches out of the threads' lists and leaves their slots as they are, for no
+ * pool will have its number again. The registry lock is taken before a pool's, and after the
+ * budget's list of clients. */
 #include "pool/thread_cache.h"
 
 #include <pthread.h>
@@ -19,12 +21,11 @@
 #include "base/poison.h"
 #include "pool/budget_impl.h"
 
-/* What a bin grows by, and a batch has, at most, unless that is less than a block. */
+/* What a bin grows by, and a batch from the slabs has, at most, unless that is less than a block.
+ */
 #define BATCH_BYTES 65536u
 /* What a cache may hold, however large the budget. */
 #define CACHE_BYTES_MAX (UINT64_C(16) << 20)
-/* Other bins that are looked at for capacity when the budget has none. */
-#define LOOKS 8u
 
 _Thread_local struct cn_thread_cache_slot cn_thread_cache_slots[CN_THREAD_CACHE_SLOTS]
     __attribute__((tls_model("initial-exec")));
@@ -32,6 +33,7 @@ _Thread_local struct cn_thread_cache_slot cn_thread_cache_slots[CN_THREAD_CACHE_
 static _Thread_local struct cn_thread_cache *thread_caches;
 
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
+static cenote_pool *pools; /* that have had a cache; registry */
 static pthread_once_t exit_once = PTHREAD_ONCE_INIT;
 static pthread_key_t exit_key;
 static bool exit_key_made;
@@ -66,69 +68,87 @@ static char *block_of(const cenote_pool *pool, uint32_t id)
     return pool->base + ((uint64_t)id << CN_CLASS_UNIT_SHIFT);
 }
 
-/* ---- capacity ---- */
+/* ---- giving back ---- */
 
-static bool buy(struct cn_thread_cache *cache, uint64_t bytes)
+/* Blocks that lie in no bin. Pool locked. */
+static void give_to_slabs(cenote_pool *pool, const uint32_t *ids, uint32_t count)
 {
-    if (cache->bought_bytes + bytes > CACHE_BYTES_MAX ||
-        !cn_budget_cache_take(cache->pool->budget, bytes))
-        return false;
-    cache->bought_bytes += bytes;
-    return true;
-}
-
-static void sell(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t capacity)
-{
-    uint64_t bytes = (bin->capacity - capacity) * cn_class_bytes(class_of(cache, bin));
-    bin->capacity = (uint16_t)capacity;
-    cache->bought_bytes -= bytes;
-    cn_budget_cache_give(cache->pool->budget, bytes);
-}
-
-/* Gives the oldest @p count blocks of a bin back to the pool, which is locked. */
-static void give_oldest(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count)
-{
-    uint32_t left = count_of(bin) - count;
-    char **blocks = blocks_of(cache, bin);
     for (uint32_t i = 0; i < count; i++) {
-        bool given = cn_small_give(cache->pool, id_of(cache->pool, blocks[i]));
+        bool given = cn_small_give(pool, ids[i]);
         assert(given && "cenote_pool_free: not a block of this pool, or freed twice");
         (void)given;
     }
+}
+
+/* The same to the depot, and what that has no room for to the slabs. Nothing is locked. */
+static void put_away(struct cn_thread_cache *cache, uint32_t size_class, const uint32_t *ids,
+                     uint32_t count)
+{
+    cenote_pool *pool = cache->pool;
+    uint32_t left[CN_BIN_BLOCKS_MAX + CN_DEPOT_STALE_MAX];
+    count = cn_depot_put(cache->depot, pool->budget, size_class, ids, count, left);
+    if (count == 0)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    give_to_slabs(pool, left, count);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* Takes the oldest @p count blocks out of a bin. */
+static void take_oldest(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count,
+                        uint32_t *out_ids)
+{
+    uint32_t left = count_of(bin) - count;
+    char **blocks = blocks_of(cache, bin);
+    for (uint32_t i = 0; i < count; i++)
+        out_ids[i] = id_of(cache->pool, blocks[i]);
     memmove(blocks, blocks + count, left * sizeof blocks[0]);
     count_set(bin, left);
 }
 
-static void give_oldest_locking(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count)
+/* Makes room in a bin. Nothing is locked. */
+static void spill(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count)
 {
-    pthread_mutex_lock(&cache->pool->lock);
-    give_oldest(cache, bin, count);
-    pthread_mutex_unlock(&cache->pool->lock);
+    uint32_t ids[CN_BIN_BLOCKS_MAX];
+    take_oldest(cache, bin, count, ids);
+    put_away(cache, class_of(cache, bin), ids, count);
 }
 
-/* Looks at the next few bins, as the hand of a clock: one that was not used since the last time, or
- * holds larger blocks, loses half its capacity. So small blocks, of which a byte saves most, are
- * not crowded out by large ones, and a class that was given up is forgotten. @return whether any
- * did. */
-static bool take_from_others(struct cn_thread_cache *cache, const struct cn_bin *mine)
+/* ---- capacity ---- */
+
+/* Pays for a bin's capacity: with what other bins left over, else out of the budget. */
+static bool pay(struct cn_thread_cache *cache, uint64_t bytes)
 {
-    bool found = false;
-    for (uint32_t looked = 0; looked < LOOKS && !found; looked++) {
-        cache->hand = cache->hand % CN_CLASS_LAST + 1;
-        struct cn_bin *bin = &cache->bins[cache->hand];
-        uint64_t used =
-            atomic_load_explicit(&cache->alloc_count[cache->hand], memory_order_relaxed);
-        bool idle = used == cache->seen[cache->hand];
-        cache->seen[cache->hand] = used;
-        if (bin == mine || bin->capacity == 0 || !(idle || bin > mine))
-            continue;
-        uint32_t keep = bin->capacity / 2;
-        if (count_of(bin) > keep)
-            give_oldest_locking(cache, bin, count_of(bin) - keep);
-        sell(cache, bin, keep);
-        found = true;
+    if (bytes > cache->spare_bytes) {
+        uint64_t more = bytes - cache->spare_bytes;
+        if (cache->bought_bytes + more > CACHE_BYTES_MAX ||
+            !cn_budget_cache_take(cache->pool->budget, CN_CACHE_THREADS, more))
+            return false;
+        cache->bought_bytes += more;
+        cache->spare_bytes += more;
     }
-    return found;
+    cache->spare_bytes -= bytes;
+    return true;
+}
+
+/* Looks at the next bin, as the hand of a clock: one that was not used since the last time, or
+ * holds larger blocks, loses half its capacity. So small blocks, of which a byte saves most, are
+ * not crowded out by large ones, and a class that was given up is forgotten. One bin each time:
+ * bins that all want more would do nothing but take from each other. */
+static void take_from_another(struct cn_thread_cache *cache, const struct cn_bin *mine)
+{
+    cache->hand = cache->hand % CN_CLASS_LAST + 1;
+    struct cn_bin *bin = &cache->bins[cache->hand];
+    uint64_t used = atomic_load_explicit(&cache->alloc_count[cache->hand], memory_order_relaxed);
+    bool idle = used == cache->seen[cache->hand];
+    cache->seen[cache->hand] = used;
+    if (bin == mine || bin->capacity == 0 || !(idle || bin > mine))
+        return;
+    uint32_t keep = bin->capacity / 2;
+    if (count_of(bin) > keep)
+        spill(cache, bin, count_of(bin) - keep);
+    cache->spare_bytes += (bin->capacity - keep) * cn_class_bytes(cache->hand);
+    bin->capacity = (uint16_t)keep;
 }
 
 /* Doubles a bin's capacity, within a batch's bytes; from 0 to 1 always. */
@@ -137,12 +157,16 @@ static bool grow(struct cn_thread_cache *cache, struct cn_bin *bin)
     uint64_t block_bytes = cn_class_bytes(class_of(cache, bin));
     uint64_t step = BATCH_BYTES / block_bytes;
     step = step < bin->capacity ? step : bin->capacity;
+    step = step > 0 ? step : 1;
     step = step < CN_BIN_BLOCKS_MAX - bin->capacity ? step : CN_BIN_BLOCKS_MAX - bin->capacity;
-    if (step == 0 && bin->capacity < CN_BIN_BLOCKS_MAX)
-        step = 1;
-    uint64_t bytes = step * block_bytes;
-    if (step == 0 || (!buy(cache, bytes) && !(take_from_others(cache, bin) && buy(cache, bytes))))
+    if (step == 0)
         return false;
+    uint64_t bytes = step * block_bytes;
+    if (!pay(cache, bytes)) {
+        take_from_another(cache, bin);
+        if (!pay(cache, bytes))
+            return false;
+    }
     bin->capacity = (uint16_t)(bin->capacity + step);
     return true;
 }
@@ -157,10 +181,14 @@ static uint64_t empty(struct cn_thread_cache *cache)
         struct cn_bin *bin = &cache->bins[c];
         if (bin->capacity == 0)
             continue;
-        bytes += count_of(bin) * cn_class_bytes(c);
-        give_oldest(cache, bin, count_of(bin));
-        sell(cache, bin, 0);
+        uint32_t ids[CN_BIN_BLOCKS_MAX], count = count_of(bin);
+        take_oldest(cache, bin, count, ids);
+        give_to_slabs(cache->pool, ids, count);
+        bytes += count * cn_class_bytes(c);
+        bin->capacity = 0;
     }
+    cn_budget_cache_give(cache->pool->budget, CN_CACHE_THREADS, cache->bought_bytes);
+    cache->bought_bytes = cache->spare_bytes = 0;
     return bytes;
 }
 
@@ -169,6 +197,27 @@ static uint64_t empty_locking(struct cn_thread_cache *cache)
     pthread_mutex_lock(&cache->pool->lock);
     uint64_t bytes = empty(cache);
     pthread_mutex_unlock(&cache->pool->lock);
+    return bytes;
+}
+
+/* The same for a pool's depot, which is everybody's. Pool locked. */
+static uint64_t empty_depot(cenote_pool *pool)
+{
+    struct cn_depot *depot = &pool->small->depot;
+    uint64_t bytes = cn_depot_bytes(depot);
+    for (uint32_t c = 1; bytes > 0 && c <= CN_CLASS_LAST; c++) {
+        uint32_t ids[CN_SHELF_BLOCKS_MAX];
+        give_to_slabs(pool, ids, cn_depot_get(depot, c, CN_SHELF_BLOCKS_MAX, ids));
+    }
+    cn_depot_sell(depot, pool->budget);
+    return bytes;
+}
+
+static uint64_t empty_depot_locking(cenote_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    uint64_t bytes = empty_depot(pool);
+    pthread_mutex_unlock(&pool->lock);
     return bytes;
 }
 
@@ -193,10 +242,17 @@ static struct cn_thread_cache *cache_in_list(const cenote_pool *pool)
 
 uint64_t cn_thread_cache_give_up(cenote_pool *pool)
 {
+    uint64_t bytes = 0;
     pthread_mutex_lock(&registry);
     struct cn_thread_cache *cache = cache_in_list(pool);
     pthread_mutex_unlock(&registry);
-    return cache != NULL ? empty_locking(cache) : 0;
+    if (cache != NULL)
+        bytes = empty_locking(cache);
+    pthread_mutex_lock(&pool->lock);
+    if (pool->small != NULL)
+        bytes += empty_depot(pool);
+    pthread_mutex_unlock(&pool->lock);
+    return bytes;
 }
 
 uint64_t cn_thread_cache_give_up_all(cenote_budget *budget)
@@ -210,6 +266,9 @@ uint64_t cn_thread_cache_give_up_all(cenote_budget *budget)
         cache->epoch = cn_budget_cache_epoch(budget);
         bytes += empty_locking(cache);
     }
+    for (cenote_pool *pool = pools; pool != NULL; pool = pool->small->next_pool)
+        if (pool->budget == budget)
+            bytes += empty_depot_locking(pool);
     pthread_mutex_unlock(&registry);
     return bytes;
 }
@@ -230,6 +289,8 @@ static void retire(struct cn_thread_cache *cache)
     }
     cache->pool_next = small->spare_caches;
     small->spare_caches = cache;
+    if (small->caches == NULL)
+        (void)empty_depot(cache->pool);
 }
 
 /* A thread ends. Other destructors of the thread may run after this one and free blocks: then the
@@ -256,7 +317,7 @@ static void make_exit_key(void)
     exit_key_made = pthread_key_create(&exit_key, thread_ends) == 0;
 }
 
-/* A cache that nobody uses, or a new one. Pool locked. */
+/* A cache that nobody uses, or a new one. Registry and pool locked. */
 static struct cn_thread_cache *place(cenote_pool *pool)
 {
     struct cn_small *small = pool->small;
@@ -265,12 +326,14 @@ static struct cn_thread_cache *place(cenote_pool *pool)
         small->spare_caches = cache->pool_next;
         return cache;
     }
-    uint64_t first = small->free_pages_at - (uint64_t)CN_THREAD_CACHES_MAX * sizeof *cache;
-    uint64_t at = first + small->cache_count * sizeof *cache;
+    uint64_t at = small->at.caches_at + small->cache_count * sizeof *cache;
     if (small->cache_count == CN_THREAD_CACHES_MAX ||
         cn_small_cover(pool, at, at + sizeof *cache, NULL) != CENOTE_OK)
         return NULL;
-    small->cache_count++;
+    if (small->cache_count++ == 0) {
+        small->next_pool = pools;
+        pools = pool;
+    }
     return (struct cn_thread_cache *)((char *)small + at);
 }
 
@@ -284,6 +347,7 @@ static struct cn_thread_cache *cache_make(cenote_pool *pool)
     struct cn_thread_cache *cache = pool->small != NULL ? place(pool) : NULL;
     if (cache != NULL) {
         cache->pool = pool;
+        cache->depot = &pool->small->depot;
         cache->epoch = cn_budget_cache_epoch(pool->budget);
         cache->thread_head = &thread_caches;
         cache->thread_next = thread_caches;
@@ -327,12 +391,27 @@ void cn_thread_cache_forget_pool(cenote_pool *pool)
         while (*link != i)
             link = &(*link)->thread_next;
         *link = i->thread_next;
-        cn_budget_cache_give(pool->budget, i->bought_bytes);
+        cn_budget_cache_give(pool->budget, CN_CACHE_THREADS, i->bought_bytes);
     }
+    cenote_pool **link = &pools;
+    while (*link != NULL && *link != pool)
+        link = &(*link)->small->next_pool;
+    if (*link != NULL)
+        *link = pool->small->next_pool;
     pthread_mutex_unlock(&registry);
 }
 
 /* ---- misses ---- */
+
+/* Pool not locked. */
+static cenote_status take_from_slabs(cenote_pool *pool, uint64_t size_bytes, uint32_t count,
+                                     uint32_t *out_ids, uint32_t *out_count, cenote_error *err)
+{
+    pthread_mutex_lock(&pool->lock);
+    cenote_status status = cn_small_take(pool, size_bytes, count, out_ids, out_count, err);
+    pthread_mutex_unlock(&pool->lock);
+    return status;
+}
 
 /* Puts what a batch brought beyond the first block into the bin, the lowest on top; what it has no
  * room for goes back. */
@@ -345,23 +424,26 @@ static void fill(struct cn_thread_cache *cache, struct cn_bin *bin, const uint32
     for (uint32_t i = 0; i < kept; i++)
         blocks_of(cache, bin)[have + i] = block_of(pool, ids[kept - 1 - i]);
     count_set(bin, have + kept);
-    if (kept == count)
-        return;
-    pthread_mutex_lock(&pool->lock);
-    for (uint32_t i = kept; i < count; i++)
-        (void)cn_small_give(pool, ids[i]);
-    pthread_mutex_unlock(&pool->lock);
+    if (kept < count)
+        put_away(cache, class_of(cache, bin), ids + kept, count - kept);
 }
 
-/* Half of what the bin may hold, a batch's bytes at most, and the block that is asked for. */
-static uint32_t batch_of(struct cn_thread_cache *cache, struct cn_bin *bin)
+/* A batch is the block that is asked for and half of what the bin may hold: of the depot, else of
+ * the slabs, a batch's bytes at most. Nothing is locked. */
+static cenote_status take_batch(struct cn_thread_cache *cache, struct cn_bin *bin,
+                                uint64_t size_bytes, uint32_t *out_ids, uint32_t *out_count,
+                                cenote_error *err)
 {
     uint64_t block_bytes = cn_class_bytes(class_of(cache, bin));
-    if (block_bytes > BATCH_BYTES / 2)
-        return 1;
-    (void)grow(cache, bin);
-    uint64_t most = BATCH_BYTES / block_bytes, half = bin->capacity / 2;
-    return 1 + (uint32_t)(half < most ? half : most);
+    bool small = block_bytes <= BATCH_BYTES / 2;
+    if (small)
+        (void)grow(cache, bin);
+    uint64_t half = bin->capacity / 2, most = small ? BATCH_BYTES / block_bytes : 0;
+    *out_count = cn_depot_get(cache->depot, class_of(cache, bin), 1 + (uint32_t)half, out_ids);
+    if (*out_count > 0)
+        return CENOTE_OK;
+    return take_from_slabs(cache->pool, size_bytes, 1 + (uint32_t)(half < most ? half : most),
+                           out_ids, out_count, err);
 }
 
 static void count_alloc(cenote_pool *pool, struct cn_thread_cache *cache, uint64_t size_bytes)
@@ -401,10 +483,9 @@ cenote_status cn_thread_cache_alloc(cenote_pool *pool, uint64_t size_bytes, void
     if (cache != NULL && cn_thread_cache_pop(pool, size_bytes, out_data))
         return CENOTE_OK;
     struct cn_bin *bin = cache != NULL ? &cache->bins[cn_size_class(size_bytes)] : NULL;
-    uint32_t ids[1 + CN_BIN_BLOCKS_MAX], count = bin != NULL ? batch_of(cache, bin) : 1;
-    pthread_mutex_lock(&pool->lock);
-    status = cn_small_take(pool, size_bytes, count, ids, &count, err);
-    pthread_mutex_unlock(&pool->lock);
+    uint32_t ids[1 + CN_BIN_BLOCKS_MAX], count = 0;
+    status = bin != NULL ? take_batch(cache, bin, size_bytes, ids, &count, err)
+                         : take_from_slabs(pool, size_bytes, 1, ids, &count, err);
     if (status != CENOTE_OK)
         return status;
     *out_data = block_of(pool, ids[0]);
@@ -426,18 +507,21 @@ bool cn_thread_cache_free(cenote_pool *pool, uint64_t offset)
     struct cn_bin *bin = cache != NULL ? &cache->bins[size_class] : NULL;
     for (uint32_t i = 0; bin != NULL && i < count_of(bin); i++)
         assert(cache->blocks[size_class][i] != data && "cenote_pool_free: a block that is free");
-    if (bin != NULL && (count_of(bin) < bin->capacity || grow(cache, bin) || bin->capacity > 0)) {
-        if (count_of(bin) == bin->capacity)
-            give_oldest_locking(cache, bin, (bin->capacity + 1) / 2);
-        uint32_t count = count_of(bin);
-        cache->blocks[size_class][count] = data;
-        count_set(bin, count + 1);
+    uint32_t id = id_of(pool, data);
+    if (bin == NULL) {
+        pthread_mutex_lock(&pool->lock);
+        give_to_slabs(pool, &id, 1);
+        pthread_mutex_unlock(&pool->lock);
         return true;
     }
-    pthread_mutex_lock(&pool->lock);
-    bool given = cn_small_give(pool, id_of(pool, data));
-    pthread_mutex_unlock(&pool->lock);
-    assert(given && "cenote_pool_free: not a block of this pool, or freed twice");
-    (void)given;
+    if (count_of(bin) == bin->capacity && !grow(cache, bin) && bin->capacity > 0)
+        spill(cache, bin, (bin->capacity + 1) / 2);
+    uint32_t count = count_of(bin);
+    if (count == bin->capacity) {
+        put_away(cache, size_class, &id, 1);
+        return true;
+    }
+    cache->blocks[size_class][count] = data;
+    count_set(bin, count + 1);
     return true;
 }

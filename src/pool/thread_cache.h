@@ -6,20 +6,21 @@
  *   cache            bins[class]:  count, capacity | blocks, the last freed on top
  *                                    |   ^
  *   miss: a batch  <-----------------+   +----------------->  full: the older half
+ *                  the pool's depot (depot.h), locked for a copy
  *                        the pool: slabs and granules, locked
  *
  * A hit is a comparison, a load and a store of the thread's own memory: no lock, no atomic
  * read-modify-write, no fence. Blocks that another thread freed lie in that thread's bins, go to
- * the pool half a bin at a time, and come back with the next batch: so no block has an owner that
+ * the depot half a bin at a time, and come back with the next batch: so no block has an owner that
  * would have to be asked.
  *
- * What caches may hold is bought: a bin's capacity is paid for out of 1 % of the budget's limit,
- * for all threads and pools together, when the bin runs over and before it is larger. Who finds
- * nothing left takes from its own other bins. So the bytes in caches are bounded by the sum of
- * capacities, and the fast path counts blocks alone.
+ * What caches may hold is bought: a bin's capacity is paid for out of half a per cent of the
+ * budget's limit, for all threads and pools together, when the bin runs over and before it is
+ * larger (the other half is for depots). Who finds nothing left takes from its own other bins. So
+ * the bytes in caches are bounded by the sum of capacities, and the fast path counts blocks alone.
  *
- * When anybody needs room, the asking thread gives up all its caches first, and the others do at
- * their next miss. */
+ * When anybody needs room, the asking thread gives up all its caches and all depots first, and the
+ * other threads theirs at their next miss. */
 #ifndef CN_POOL_THREAD_CACHE_H
 #define CN_POOL_THREAD_CACHE_H
 
@@ -42,15 +43,17 @@ struct cn_bin {
 /* Apart from the blocks, so that the fast paths reach a bin's count in one addition: these few
  * loads and additions wait for each other, and are all that a hit takes. */
 struct cn_thread_cache {
-    struct cn_bin bins[CN_THREAD_CACHE_BINS];
+    CN_ALIGNED(CN_CACHE_LINES_APART) struct cn_bin bins[CN_THREAD_CACHE_BINS];
     _Atomic uint64_t alloc_count[CN_THREAD_CACHE_BINS]; /* ever */
     _Atomic uint64_t requested_bytes[CN_THREAD_CACHE_BINS];
     char *blocks[CN_THREAD_CACHE_BINS][CN_BIN_BLOCKS_MAX];
     cenote_pool *pool;
+    struct cn_depot *depot;               /* the pool's */
     struct cn_thread_cache *thread_next;  /* of this thread; registry */
     struct cn_thread_cache *pool_next;    /* of this pool; the pool's lock */
     struct cn_thread_cache **thread_head; /* where the thread's list begins */
-    uint64_t bought_bytes;                /* capacities, all together */
+    uint64_t bought_bytes;                /* capacities, and what is spare */
+    uint64_t spare_bytes;                 /* in no bin's capacity */
     uint64_t epoch;                       /* the budget's, when it was last heeded */
     uint32_t hand;                        /* the bin to look at next for capacity */
     uint64_t seen[CN_THREAD_CACHE_BINS];  /* the bins' alloc_count when the hand was there */
@@ -126,8 +129,8 @@ CENOTE_MUST_CHECK cenote_status cn_thread_cache_alloc(cenote_pool *pool, uint64_
                                                       void **out_data, cenote_error *err);
 bool cn_thread_cache_free(cenote_pool *pool, uint64_t offset);
 
-/* Gives up what this thread caches: of one pool, or of all pools of a budget. @return bytes, which
- * are idle memory or free pages now. No pool may be locked. */
+/* Gives up what this thread caches, and depots: of one pool, or of all pools of a budget. @return
+ * bytes, which are idle memory or free pages now. No pool may be locked. */
 uint64_t cn_thread_cache_give_up(cenote_pool *pool);
 uint64_t cn_thread_cache_give_up_all(cenote_budget *budget);
 
