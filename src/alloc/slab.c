@@ -115,15 +115,14 @@ static uint32_t longest_run(two_words bits)
 static uint64_t word_reaching(const struct cn_slabs *slabs, uint64_t word, uint32_t count)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101);
-    for (; word < slabs->word_end && word % 8 != 0; word++)
-        if (slabs->reach[word] >= count)
-            return word;
-    for (; word < slabs->word_end; word += 8) {
+    uint64_t wanted = 128 * ones << word % 8 * 8; /* not those before */
+    for (word -= word % 8; word < slabs->word_end; word += 8) {
         uint64_t eight;
         memcpy(&eight, slabs->reach + word, sizeof eight);
-        uint64_t hits = (CN_LITTLE_ENDIAN_64(eight) + (128 - count) * ones) & 128 * ones;
+        uint64_t hits = (CN_LITTLE_ENDIAN_64(eight) + (128 - count) * ones) & wanted;
         if (hits != 0)
             return word + (uint64_t)__builtin_ctzll(hits) / 8;
+        wanted = 128 * ones;
     }
     return slabs->word_end;
 }
@@ -151,31 +150,47 @@ static bool find_pages(struct cn_slabs *slabs, uint32_t count, uint32_t *out_pag
     return false;
 }
 
-static void pages_change(struct cn_slabs *slabs, uint64_t first, uint64_t count, bool to_free)
+/* Makes pages free, or not. What words reach is to be brought up to date. */
+static void pages_turn(struct cn_slabs *slabs, uint64_t first, uint64_t count, bool to_free)
 {
-    for (uint64_t page = first, end = first + count; page < end;) {
-        uint64_t shift = page % WORD_BITS, here = WORD_BITS - shift;
-        if (here > end - page)
-            here = end - page;
-        uint64_t mask = (here == WORD_BITS ? UINT64_MAX : (UINT64_C(1) << here) - 1) << shift;
+    uint64_t next, end = first + count;
+    for (uint64_t page = first; page < end; page = next) {
         uint64_t *word = &slabs->free_pages[page / WORD_BITS];
+        uint64_t mask = cn_bits_mask(page, end, &next);
         assert((*word & mask) == (to_free ? 0 : mask));
         *word ^= mask;
-        page += here;
     }
     slabs->free_page_count += to_free ? count : 0 - count;
-    uint64_t word = first / WORD_BITS, last = (first + count - 1) / WORD_BITS;
-    for (word -= word > 0; word <= last; word++)
-        slabs->reach[word] = (uint8_t)longest_run(two_words_at(slabs, word));
 }
 
-static void pages_free(struct cn_slabs *slabs, uint64_t first, uint64_t count)
+/* Where a run that goes through @p page may begin: in its word, or in the one before when that is
+ * free to its end. */
+static uint64_t first_word_of(const struct cn_slabs *slabs, uint64_t page)
 {
-    pages_change(slabs, first, count, true);
-    /* A run that these pages complete may begin in the word before. */
-    uint32_t word = (uint32_t)(first / WORD_BITS);
-    word -= word > 0;
-    for (uint32_t i = 1; i <= CN_SLAB_RUN_PAGES_MAX; i++)
+    uint64_t word = page / WORD_BITS;
+    return word - (word > 0 && slabs->free_pages[word - 1] >> (WORD_BITS - 1) != 0);
+}
+
+/* Pages of [first, end) were turned. @return the longest run that goes through any of their words.
+ */
+static uint32_t reach_update(struct cn_slabs *slabs, uint64_t first, uint64_t end)
+{
+    uint32_t longest = 0;
+    for (uint64_t word = first_word_of(slabs, first); word <= (end - 1) / WORD_BITS; word++) {
+        uint32_t reach = longest_run(two_words_at(slabs, word));
+        slabs->reach[word] = (uint8_t)reach;
+        longest = longest > reach ? longest : reach;
+    }
+    return longest;
+}
+
+/* Some pages of [first, end) became free. */
+static void pages_freed(struct cn_slabs *slabs, uint64_t first, uint64_t end)
+{
+    uint32_t word = (uint32_t)first_word_of(slabs, first);
+    uint32_t longest = reach_update(slabs, first, end);
+    longest = longest < CN_SLAB_RUN_PAGES_MAX ? longest : CN_SLAB_RUN_PAGES_MAX;
+    for (uint32_t i = 1; i <= longest; i++)
         slabs->word_hint[i] = slabs->word_hint[i] < word ? slabs->word_hint[i] : word;
 }
 
@@ -184,34 +199,15 @@ static bool granule_free(const struct cn_slabs *slabs, uint64_t granule)
     return (slabs->free_pages[granule / 8] >> (granule % 8 * 8) & 0xff) == 0xff;
 }
 
-/* Of granules [first, end) those that are free as a whole go back to the owner: the first that is,
- * and what follows without a gap. */
-static struct cn_run return_granules(struct cn_slabs *slabs, uint64_t first, uint64_t end)
+/* Free pages side by side just before @p page, up to WORD_BITS. */
+static uint32_t free_before(const struct cn_slabs *slabs, uint64_t page)
 {
-    while (first < end && !granule_free(slabs, first))
-        first++;
-    uint64_t last = first;
-    while (last < end && granule_free(slabs, last))
-        last++;
-    if (last > first)
-        pages_change(slabs, first * CN_SLAB_GRANULE_PAGES, (last - first) * CN_SLAB_GRANULE_PAGES,
-                     false);
-    slabs->lent_granules -= last - first;
-    return (struct cn_run){first, last - first};
-}
-
-void cn_slabs_lend(struct cn_slabs *slabs, struct cn_run run)
-{
-    assert(run.first + run.count <= slabs->covered_granules);
-    uint64_t end = (run.first + run.count + CN_SLAB_WORD_GRANULES - 1) / CN_SLAB_WORD_GRANULES;
-    slabs->word_end = slabs->word_end < end ? end : slabs->word_end;
-    pages_free(slabs, run.first * CN_SLAB_GRANULE_PAGES, run.count * CN_SLAB_GRANULE_PAGES);
-    slabs->lent_granules += run.count;
-}
-
-struct cn_run cn_slabs_spare(struct cn_slabs *slabs, struct cn_run lent)
-{
-    return return_granules(slabs, lent.first, lent.first + lent.count);
+    uint64_t word = page / WORD_BITS, shift = page % WORD_BITS, before = 0;
+    if (word > 0)
+        before = slabs->free_pages[word - 1] >> shift;
+    if (shift > 0)
+        before |= slabs->free_pages[word] << (WORD_BITS - shift);
+    return before == UINT64_MAX ? WORD_BITS : (uint32_t)__builtin_clzll(~before);
 }
 
 /* ---- slabs ---- */
@@ -242,61 +238,114 @@ static void list_remove(struct cn_slabs *slabs, uint32_t size_class, uint32_t pa
         slabs->pages[slab->next].prev = slab->prev;
 }
 
-/* A new slab with all its blocks free; false when no pages are. */
-static bool slab_open(struct cn_slabs *slabs, uint32_t size_class, uint32_t *out_page)
+/* Pages that are not free any more become a slab with all its blocks free. */
+static void slab_begin(struct cn_slabs *slabs, uint32_t size_class, uint32_t page)
 {
     struct cn_slab_shape shape = slabs->shapes[size_class];
-    uint32_t page;
-    if (!find_pages(slabs, shape.page_count, &page))
-        return false;
-    pages_change(slabs, page, shape.page_count, false);
-    *out_page = page;
     if (shape.block_count == 1) {
         memset(slabs->classes + page, CN_CLASS_INSIDE, shape.page_count);
         slabs->classes[page] = (uint8_t)size_class;
-        return true;
+        return;
     }
     memset(slabs->classes + page, (int)size_class, shape.page_count);
     for (uint32_t i = 0; i < shape.page_count; i++)
         slabs->pages[page + i].head = page;
     slabs->pages[page].free_blocks = all_blocks(shape);
     list_push(slabs, size_class, page);
+}
+
+/* A new slab in the lowest free pages; false when there are none. */
+static bool slab_open(struct cn_slabs *slabs, uint32_t size_class, uint32_t *out_page)
+{
+    uint32_t count = slabs->shapes[size_class].page_count;
+    if (!find_pages(slabs, count, out_page))
+        return false;
+    pages_turn(slabs, *out_page, count, false);
+    (void)reach_update(slabs, *out_page, *out_page + count);
+    slab_begin(slabs, size_class, *out_page);
     return true;
 }
 
-/* The pages of a slab or block are free again, and perhaps granules with them. */
+/* The pages of a slab or block are free again. @return the granules in which nothing is taken any
+ * more; only the outer ones have pages of others. */
 static struct cn_run slab_close(struct cn_slabs *slabs, uint32_t page, uint32_t page_count)
 {
+    uint64_t first = page, end = first + page_count;
     memset(slabs->classes + page, 0, page_count);
-    pages_free(slabs, page, page_count);
-    uint64_t last = ((uint64_t)page + page_count - 1) / CN_SLAB_GRANULE_PAGES;
-    return return_granules(slabs, page / CN_SLAB_GRANULE_PAGES, last + 1);
+    pages_turn(slabs, page, page_count, true);
+    struct cn_run back = {first / CN_SLAB_GRANULE_PAGES, 0};
+    uint64_t last = (end - 1) / CN_SLAB_GRANULE_PAGES;
+    back.first += !granule_free(slabs, back.first);
+    uint64_t back_end = last + granule_free(slabs, last);
+    if (back_end > back.first) {
+        back.count = back_end - back.first;
+        uint64_t back_page = back.first * CN_SLAB_GRANULE_PAGES;
+        uint64_t back_pages = back.count * CN_SLAB_GRANULE_PAGES;
+        pages_turn(slabs, back_page, back_pages, false);
+        slabs->lent_granules -= back.count;
+        first = first < back_page ? first : back_page;
+        end = end > back_page + back_pages ? end : back_page + back_pages;
+    }
+    pages_freed(slabs, first, end);
+    return back;
+}
+
+/* Takes up to @p count (> 0) of a slab's free blocks. */
+static uint32_t slab_take(struct cn_slabs *slabs, uint32_t size_class, uint32_t page,
+                          uint32_t count, uint32_t *out_ids)
+{
+    uint64_t block_bytes = cn_class_bytes(size_class);
+    uint32_t block_units = (uint32_t)(block_bytes >> CN_CLASS_UNIT_SHIFT), taken = 0;
+    if (slabs->shapes[size_class].block_count == 1) {
+        out_ids[taken++] = page * PAGE_UNITS;
+    } else {
+        uint32_t free_blocks = slabs->pages[page].free_blocks;
+        for (; free_blocks != 0 && taken < count; free_blocks &= free_blocks - 1)
+            out_ids[taken++] =
+                page * PAGE_UNITS + (uint32_t)__builtin_ctz(free_blocks) * block_units;
+        slabs->pages[page].free_blocks = free_blocks;
+        if (free_blocks == 0)
+            list_remove(slabs, size_class, page);
+    }
+    slabs->taken[size_class] += taken;
+    slabs->taken_bytes += taken * block_bytes;
+    return taken;
 }
 
 uint32_t cn_slabs_take(struct cn_slabs *slabs, uint32_t size_class, uint32_t count,
                        uint32_t *out_ids)
 {
     assert(size_class > 0 && size_class < CN_CLASS_RUN_FIRST);
-    uint32_t block_units = (uint32_t)(cn_class_bytes(size_class) >> CN_CLASS_UNIT_SHIFT);
     uint32_t taken = 0;
     while (taken < count) {
         uint32_t page = slabs->with_room[size_class];
         if (page == NO_PAGE && !slab_open(slabs, size_class, &page))
             break;
-        if (slabs->shapes[size_class].block_count == 1) {
-            out_ids[taken++] = page * PAGE_UNITS;
-            continue;
-        }
-        struct cn_slab_page *slab = &slabs->pages[page];
-        for (; slab->free_blocks != 0 && taken < count; slab->free_blocks &= slab->free_blocks - 1)
-            out_ids[taken++] =
-                page * PAGE_UNITS + (uint32_t)__builtin_ctz(slab->free_blocks) * block_units;
-        if (slab->free_blocks == 0)
-            list_remove(slabs, size_class, page);
+        taken += slab_take(slabs, size_class, page, count - taken, out_ids + taken);
     }
-    slabs->taken[size_class] += taken;
-    slabs->taken_bytes += taken * cn_class_bytes(size_class);
     return taken;
+}
+
+struct cn_run cn_slabs_lend(struct cn_slabs *slabs, uint32_t size_class, struct cn_run run,
+                            uint32_t count, uint32_t *out_ids, uint32_t *out_count)
+{
+    assert(run.first + run.count <= slabs->covered_granules);
+    struct cn_slab_shape shape = slabs->shapes[size_class];
+    uint64_t align = alignment_of(shape.page_count), first = run.first * CN_SLAB_GRANULE_PAGES;
+    uint64_t slab = (first - free_before(slabs, first) + align - 1) / align * align;
+    uint64_t slab_end = slab + shape.page_count;
+    uint64_t granule_end = (slab_end + CN_SLAB_GRANULE_PAGES - 1) / CN_SLAB_GRANULE_PAGES;
+    uint64_t word_end = (granule_end + CN_SLAB_WORD_GRANULES - 1) / CN_SLAB_WORD_GRANULES;
+    uint64_t end = granule_end * CN_SLAB_GRANULE_PAGES;
+    assert(granule_end > run.first && granule_end <= run.first + run.count);
+    slabs->word_end = slabs->word_end < word_end ? word_end : slabs->word_end;
+    slabs->lent_granules += granule_end - run.first;
+    pages_turn(slabs, slab, first - slab, false);
+    pages_turn(slabs, slab_end, end - slab_end, true);
+    pages_freed(slabs, slab, end);
+    slab_begin(slabs, size_class, (uint32_t)slab);
+    *out_count = slab_take(slabs, size_class, (uint32_t)slab, count, out_ids);
+    return (struct cn_run){run.first, granule_end - run.first};
 }
 
 /* The slab and the number in it of a block that may begin at @p id. */

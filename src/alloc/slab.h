@@ -75,14 +75,14 @@ void cn_slabs_init(struct cn_slabs *slabs, uint8_t *classes, uint64_t *free_page
 uint32_t cn_slabs_take(struct cn_slabs *slabs, uint32_t size_class, uint32_t count,
                        uint32_t *out_ids);
 
-/* How many granules to lend so that cn_slabs_take() has one block at least. */
+/* When there was none: how many granules its owner must find. */
 uint64_t cn_slabs_granules_for(const struct cn_slabs *slabs, uint32_t size_class);
 
-/* Lends granules below covered_granules. Some blocks must be taken next. */
-void cn_slabs_lend(struct cn_slabs *slabs, struct cn_run run);
-
-/* The part at the end of what was just lent that is not needed; it is the owner's again. */
-struct cn_run cn_slabs_spare(struct cn_slabs *slabs, struct cn_run lent);
+/* Takes up to @p count blocks out of such a run, below covered_granules, and the free pages before
+ * it; cn_slabs_take() must have found none. @return the part that is lent now: as little as will
+ * do, from the run's beginning on. */
+struct cn_run cn_slabs_lend(struct cn_slabs *slabs, uint32_t size_class, struct cn_run run,
+                            uint32_t count, uint32_t *out_ids, uint32_t *out_count);
 
 /* Is there a taken block that begins at @p id? */
 bool cn_slabs_holds(const struct cn_slabs *slabs, uint32_t id);

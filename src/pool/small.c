@@ -229,23 +229,24 @@ static cenote_status take_run(cenote_pool *pool, uint64_t size_bytes, uint32_t *
     return CENOTE_OK;
 }
 
-static void give_granules(cenote_pool *pool, struct cn_run run)
-{
-    if (run.count > 0)
-        cn_page_runs_free_each(&pool->runs, run);
-}
-
-static cenote_status lend(cenote_pool *pool, uint64_t size_bytes, struct cn_run *out_run,
-                          cenote_error *err)
+/* Blocks out of more granules. */
+static cenote_status lend(cenote_pool *pool, uint64_t size_bytes, uint32_t count, uint32_t *out_ids,
+                          uint32_t *out_count, cenote_error *err)
 {
     struct cn_slabs *slabs = &pool->small->slabs;
-    uint64_t granules = cn_slabs_granules_for(slabs, cn_size_class(size_bytes));
-    cenote_status status = obtain(pool, size_bytes, granules, out_run, err);
+    uint32_t size_class = cn_size_class(size_bytes);
+    struct cn_run run;
+    cenote_status status =
+        obtain(pool, size_bytes, cn_slabs_granules_for(slabs, size_class), &run, err);
     if (status != CENOTE_OK)
         return status;
-    cn_page_runs_take_each(&pool->runs, *out_run);
-    memset(pool->slack_bytes + out_run->first, 0, out_run->count * sizeof *pool->slack_bytes);
-    cn_slabs_lend(slabs, *out_run);
+    /* Others may have given blocks back while the lock was let go. */
+    *out_count = cn_slabs_take(slabs, size_class, count, out_ids);
+    if (*out_count > 0)
+        return CENOTE_OK;
+    run = cn_slabs_lend(slabs, size_class, run, count, out_ids, out_count);
+    cn_page_runs_take_each(&pool->runs, run);
+    memset(pool->slack_bytes + run.first, 0, run.count * sizeof *pool->slack_bytes);
     return CENOTE_OK;
 }
 
@@ -253,22 +254,14 @@ cenote_status cn_small_take(cenote_pool *pool, uint64_t size_bytes, uint32_t cou
                             uint32_t *out_ids, uint32_t *out_count, cenote_error *err)
 {
     uint32_t size_class = cn_size_class(size_bytes);
-    struct cn_slabs *slabs = &pool->small->slabs;
     cenote_status status = CENOTE_OK;
     if (size_class >= CN_CLASS_RUN_FIRST) {
         status = take_run(pool, size_bytes, out_ids, err);
         *out_count = 1;
     } else {
-        uint32_t taken = cn_slabs_take(slabs, size_class, count, out_ids);
-        if (taken == 0) {
-            struct cn_run lent;
-            status = lend(pool, size_bytes, &lent, err);
-            if (status == CENOTE_OK) {
-                taken = cn_slabs_take(slabs, size_class, count, out_ids);
-                give_granules(pool, cn_slabs_spare(slabs, lent));
-            }
-        }
-        *out_count = taken;
+        *out_count = cn_slabs_take(&pool->small->slabs, size_class, count, out_ids);
+        if (*out_count == 0)
+            status = lend(pool, size_bytes, count, out_ids, out_count, err);
     }
     cn_pool_raise_peaks(pool);
     return status;
@@ -285,7 +278,9 @@ bool cn_small_give(cenote_pool *pool, uint32_t id)
     if (size_class < CN_CLASS_RUN_FIRST) {
         if (!cn_slabs_holds(slabs, id))
             return false;
-        give_granules(pool, cn_slabs_give(slabs, id));
+        struct cn_run back = cn_slabs_give(slabs, id);
+        if (back.count > 0)
+            cn_page_runs_free_each(&pool->runs, back);
         return true;
     }
     struct cn_run block;

@@ -119,17 +119,31 @@ static bool slab_has_room(const struct world *w, uint32_t size_class)
 
 /* ---- operations ---- */
 
-static const char *lend(struct world *w, uint32_t size_class, bool *out_lent,
-                        struct cn_run *out_run)
+/* The lowest place for a slab, in lent granules or others. */
+static bool lowest_fit(struct world *w, uint32_t size_class, struct cn_run run, uint32_t *out_page)
+{
+    memset(w->granules + run.first, LENT, run.count);
+    bool fits = pages_fit(w, w->slabs.shapes[size_class].page_count, out_page);
+    memset(w->granules + run.first, OWNED, run.count);
+    return fits;
+}
+
+/* Takes out of the lowest granules that can be lent, if there are any. */
+static const char *lend(struct world *w, uint32_t size_class, uint32_t want, uint32_t *out_ids,
+                        uint32_t *out_got, uint32_t *out_page)
 {
     uint64_t count = cn_slabs_granules_for(&w->slabs, size_class), first;
-    *out_lent = find_granules(w, count, &first);
-    if (!*out_lent)
+    if (!find_granules(w, count, &first))
         return NULL;
-    *out_run = (struct cn_run){first, count};
-    memset(w->granules + first, LENT, count);
-    cn_slabs_lend(&w->slabs, *out_run);
-    return NULL;
+    if (!lowest_fit(w, size_class, (struct cn_run){first, count}, out_page))
+        return "too few granules were wanted";
+    struct cn_run run =
+        cn_slabs_lend(&w->slabs, size_class, (struct cn_run){first, count}, want, out_ids, out_got);
+    uint64_t end = *out_page + w->slabs.shapes[size_class].page_count;
+    if (run.first != first || run.first + run.count != (end + 7) / 8)
+        return "too much was lent, or too little";
+    memset(w->granules + run.first, LENT, run.count);
+    return *out_got > 0 ? NULL : "no room in what was lent";
 }
 
 static const char *take_back(struct world *w, struct cn_run run)
@@ -146,7 +160,6 @@ static const char *do_take(struct world *w, struct step s)
 {
     uint32_t size_class = 1 + s.a % (CN_CLASS_RUN_FIRST - 1), ids[BATCH_MAX], page = 0;
     uint32_t want = 1 + s.b % BATCH_MAX;
-    struct cn_run lent = {0, 0};
     if (w->block_count + want > BLOCKS_MAX)
         return NULL;
     bool room = slab_has_room(w, size_class);
@@ -154,20 +167,13 @@ static const char *do_take(struct world *w, struct step s)
     uint32_t got = cn_slabs_take(&w->slabs, size_class, want, ids);
     if ((got > 0) != (room || fits))
         return "room was missed, or found where none is";
-    if (got > 0 && !room && ids[0] != page * 128)
-        return "not the lowest run of pages";
     if (got == 0) {
-        bool lent_some;
-        const char *broken = lend(w, size_class, &lent_some, &lent);
-        if (broken != NULL || !lent_some)
-            return broken;
-        got = cn_slabs_take(&w->slabs, size_class, want, ids);
-        if (got == 0)
-            return "no room in what was lent";
-        broken = take_back(w, cn_slabs_spare(&w->slabs, lent));
-        if (broken != NULL)
+        const char *broken = lend(w, size_class, want, ids, &got, &page);
+        if (broken != NULL || got == 0)
             return broken;
     }
+    if (!room && ids[0] != page * 128)
+        return "not the lowest run of pages";
     const char *broken = NULL;
     for (uint32_t i = 0; i < got && broken == NULL; i++)
         broken = enter(w, ids[i], size_class);

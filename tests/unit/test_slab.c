@@ -91,9 +91,10 @@ static uint32_t take(struct rig *rig, uint64_t size_bytes)
     uint32_t id = 0, size_class = cn_size_class(size_bytes);
     if (cn_slabs_take(&rig->slabs, size_class, 1, &id) == 0) {
         struct cn_run run = {rig->next_granule, cn_slabs_granules_for(&rig->slabs, size_class)};
-        cn_slabs_lend(&rig->slabs, run);
-        assert_int_equal(cn_slabs_take(&rig->slabs, size_class, 1, &id), 1);
-        rig->next_granule += run.count - cn_slabs_spare(&rig->slabs, run).count;
+        uint32_t count = 0;
+        run = cn_slabs_lend(&rig->slabs, size_class, run, 1, &id, &count);
+        assert_int_equal(count, 1);
+        rig->next_granule += run.count;
     }
     assert_null(cn_slabs_check(&rig->slabs));
     return id;
