@@ -64,7 +64,9 @@ static __attribute__((noinline)) void give(buddy_bench *bench, unsigned peer, ui
     if (peer == MALLOC)
         free((void *)(uintptr_t)address);
     else
-        bench_require(cenote_buddy_free(bench->buddy, address, size, &err), &err);
+        bench_require(
+            cenote_buddy_free(bench->buddy, address, size, CENOTE_BUDDY_GENERATION_ANY, &err),
+            &err);
 }
 
 /* ---- workloads: nanoseconds of one allocation and one free ---- */

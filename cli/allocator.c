@@ -198,7 +198,8 @@ static bool buddy_alloc(struct cli_allocator *a, const struct cli_trace_op *op,
 static void buddy_free(struct cli_allocator *a, const struct cli_trace_op *op)
 {
     /* What the trace says of a block was checked when it was read. */
-    (void)!cenote_buddy_free(a->buddy, a->blocks[op->slot], op->size_bytes, NULL);
+    (void)!cenote_buddy_free(a->buddy, a->blocks[op->slot], op->size_bytes,
+                             CENOTE_BUDDY_GENERATION_ANY, NULL);
 }
 
 static uint64_t end_peak(const struct cli_allocator *a)

@@ -14,6 +14,7 @@ enum { LEAVES_MAX = 2600, BLOCKS_MAX = LEAVES_MAX };
 
 struct model_block {
     uint64_t address, requested_bytes;
+    uint32_t generation;
     size_t leaf, count;
 };
 
@@ -25,10 +26,13 @@ struct model {
     struct model_block blocks[BLOCKS_MAX];
     size_t block_count;
     uint64_t alloc_count, peak_leaves;
+    uint32_t freed_counts[LEAVES_MAX]; /* of blocks that began there */
+    struct model_block stale;          /* one that was freed; its generation is what it was then */
+    uint32_t stale_count;              /* of freed_counts, before that */
 };
 
 struct step {
-    unsigned operation; /* 0-4 alloc, 5-7 free, 8 reserve, 9 release, 10-11 a wild free */
+    unsigned operation; /* 0-4 alloc, 5-7 free, 8 reserve, 9 release, 10-11 a wild or a late free */
     uint64_t a, b;
 };
 
@@ -104,7 +108,7 @@ static bool model_alloc(struct model *model, uint64_t size_bytes, uint64_t align
             memset(model->leaves + leaf, CENOTE_BUDDY_USED, count);
             model->lengths[leaf] = (uint16_t)count;
             model->blocks[model->block_count++] =
-                (struct model_block){*out_address, size_bytes, leaf, count};
+                (struct model_block){*out_address, size_bytes, 0, leaf, count};
             model->alloc_count++;
             return true;
         }
@@ -116,6 +120,7 @@ static void model_free(struct model *model, size_t index)
     const struct model_block *block = &model->blocks[index];
     memset(model->leaves + block->leaf, CENOTE_BUDDY_FREE, block->count);
     model->lengths[block->leaf] = 0;
+    model->freed_counts[block->leaf]++;
     model->blocks[index] = model->blocks[--model->block_count];
 }
 
@@ -237,6 +242,8 @@ static const char *step_alloc(struct model *model, cenote_buddy *buddy, struct s
     cenote_status status = cenote_buddy_alloc(buddy, size, align, &address, NULL);
     if (status != (fits ? CENOTE_OK : CENOTE_E_BUDGET))
         return fits ? "refused a block that fits" : "gave a block where none fits";
+    if (fits)
+        model->blocks[model->block_count - 1].generation = cenote_buddy_generation(buddy, address);
     return address == expected ? NULL : "the block lies at another address";
 }
 
@@ -246,12 +253,33 @@ static const char *step_free(struct model *model, cenote_buddy *buddy, struct st
         return NULL;
     size_t index = step.a % model->block_count;
     struct model_block block = model->blocks[index];
-    if (cenote_buddy_free(buddy, block.address, block.requested_bytes, NULL) != CENOTE_OK)
+    uint32_t generation = step.b % 2 == 0 ? block.generation : CENOTE_BUDDY_GENERATION_ANY;
+    if (cenote_buddy_free(buddy, block.address, block.requested_bytes, generation, NULL) !=
+        CENOTE_OK)
         return "refused to free a live block";
-    if (cenote_buddy_free(buddy, block.address, block.requested_bytes, NULL) != CENOTE_E_INVAL)
+    if (cenote_buddy_free(buddy, block.address, block.requested_bytes, generation, NULL) !=
+        CENOTE_E_INVAL)
         return "freed a block twice";
+    if (step.b % 4 < 2) {
+        model->stale = block;
+        model->stale_count = model->freed_counts[block.leaf];
+    }
     model_free(model, index);
     return NULL;
+}
+
+/* A second free, whatever has come to begin there. */
+static const char *step_late(const struct model *model, cenote_buddy *buddy)
+{
+    const struct model_block *stale = &model->stale;
+    uint32_t generations = model->leaf_bytes < 4096 ? 4 : 65536;
+    if (stale->requested_bytes == 0 ||
+        (model->freed_counts[stale->leaf] - model->stale_count) % generations == 0)
+        return NULL;
+    return cenote_buddy_free(buddy, stale->address, stale->requested_bytes, stale->generation,
+                             NULL) == CENOTE_E_INVAL
+               ? NULL
+               : "a block was freed once more, and another one went";
 }
 
 /* Near or far, whole leaves or not; a live block only with a size that is not its own. */
@@ -264,7 +292,8 @@ static const char *step_wild(const struct model *model, cenote_buddy *buddy, str
         address = begin - 1 - step.a;
     if (model_find(model, address, size) < model->block_count)
         return NULL;
-    return cenote_buddy_free(buddy, address, size, NULL) == CENOTE_E_INVAL
+    return cenote_buddy_free(buddy, address, size, CENOTE_BUDDY_GENERATION_ANY, NULL) ==
+                   CENOTE_E_INVAL
                ? NULL
                : "freed what is no block";
 }
@@ -295,8 +324,10 @@ static const char *step_run(struct model *model, cenote_buddy *buddy, struct ste
         wrong = step_free(model, buddy, step);
     else if (step.operation <= 9)
         wrong = step_part(model, buddy, step);
-    else
+    else if (step.b % 4 != 3)
         wrong = step_wild(model, buddy, step);
+    else
+        wrong = step_late(model, buddy);
     if (wrong == NULL)
         wrong = cenote_buddy_check(buddy);
     if (wrong == NULL)

@@ -54,7 +54,8 @@ static bool buddy_alloc(void *self, uint64_t size_bytes, uint64_t *out_address)
 
 static bool buddy_free(void *self, uint64_t address, uint64_t size_bytes)
 {
-    return cenote_buddy_free(((struct buddy *)self)->buddy, address, size_bytes, NULL) == CENOTE_OK;
+    return cenote_buddy_free(((struct buddy *)self)->buddy, address, size_bytes,
+                             CENOTE_BUDDY_GENERATION_ANY, NULL) == CENOTE_OK;
 }
 
 static uint64_t buddy_used(void *self)
