@@ -1,193 +1,246 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A binary tree over leaves of 256 granules. Every node says three things of the granules below
- * it, and a parent's follow from its two children's:
+/* A tournament of words. A word of the bitmap enters with its *reach*, the longest hole that begins
+ * in it, and of two the longer one goes up:
  *
- *   granules   ..XX....XXX.........XXXX....XX.....      (X: used, .: free)
- *              <>         longest = 9           <--->
- *             head = 2                         tail = 5
+ *   root                      12
+ *                       12          2
+ *   reach             3    12     0    2
+ *   word              0     1     2     3            (X: used, .: free; words of 8 granules)
+ *               XX..XXX. ..XX.XX. ........ ...XXX..
+ *                      <-->     <------------>
+ *   tags               3  3    12           12
  *
- *   head    = left is all free ? left.head + right.head : left.head
- *   tail    = right is all free ? right.tail + left.tail : right.tail
- *   longest = max(left.longest, right.longest, left.tail + right.head)
+ * A hole counts where it begins, with all of its length, wherever it ends. So the lowest hole of n
+ * begins in the lowest word whose reach is n or more: one comparison a level, none of them in vain,
+ * however many holes are too small.
  *
- * To find the lowest run of n: go left when left.longest >= n; it lies across the middle when
- * left.tail + right.head >= n; else go right. There is no searching in vain, however many holes are
- * too small. Memory: 24 bytes for each 16 MiB in granules of 64 KiB, 48 where the number of leaves
- * is just above a power of two.
+ * Boundary tags at both ends (Knuth, "The Art of Computer Programming", 2.5) say how long a hole
+ * is that has more than one word; an edge between two words is crossed by one hole at most, so two
+ * tags a word are enough, and they lie beside the bitmap. With them whoever frees knows both
+ * neighbours at once, however long they are.
  *
- * The Go runtime's page allocator keeps the same three numbers in a tree with eight branches
- * (Knyszek and Clements, "Scaling the Go page allocator", 2019). */
+ * The root is as high as the words in which a hole has ever begun, for those above have a reach of
+ * 0: what was never used costs no level, and no page of the nodes' memory.
+ *
+ * Which way is up or down is as good as random, and a branch that is guessed wrong costs as much as
+ * twenty instructions: so most of what could be branches are sums and choices.
+ *
+ * Memory: 16 to 20 bytes for each 64 granules. */
 #include <assert.h>
 
 #include "alloc/hole_tree.h"
 #include "base/bits.h"
-
-#define LEAF_WORDS    4u
-#define LEAF_GRANULES (LEAF_WORDS * CN_WORD_BITS)
+#include "base/compiler.h"
 
 static uint64_t leaf_count_of(uint64_t granule_count)
 {
     uint64_t leaves = 1;
-    while (leaves * LEAF_GRANULES < granule_count)
+    while (leaves < cn_bits_words(granule_count))
         leaves *= 2;
     return leaves;
 }
 
-size_t cn_hole_tree_bytes(uint64_t granule_count)
+/* Inner nodes and words; the last word has an opponent too. */
+static uint64_t node_count_of(uint64_t granule_count)
 {
-    return (size_t)(2 * leaf_count_of(granule_count) * sizeof(struct cn_hole));
+    return (leaf_count_of(granule_count) + cn_bits_words(granule_count) + 1) / 2 * 2;
 }
 
-/* ---- what a node says ---- */
+size_t cn_hole_tree_bytes(uint64_t granule_count)
+{
+    return (size_t)(node_count_of(granule_count) * sizeof(uint32_t) +
+                    cn_bits_words(granule_count) * sizeof(struct cn_hole_tags));
+}
+
+/* ---- what the bitmap and the tags say ---- */
+
+/* A word of the bitmap in which all that is beyond the range is taken. */
+static uint64_t used_bits(const struct cn_hole_tree *tree, uint64_t word)
+{
+    return tree->used[word] | (word == tree->last_word ? tree->beyond : 0);
+}
+
+/* The length of the hole that begins at @p at; 0: there is none. */
+static uint64_t hole_above(const struct cn_hole_tree *tree, uint64_t at)
+{
+    if (at == tree->granule_count)
+        return 0;
+    uint64_t word = at / CN_WORD_BITS, used = used_bits(tree, word) >> at % CN_WORD_BITS;
+    return used != 0 ? (uint64_t)__builtin_ctzll(used) : tree->tags[word].begins;
+}
+
+/* The length of the hole that ends at @p at. */
+static uint64_t hole_below(const struct cn_hole_tree *tree, uint64_t at)
+{
+    if (at == 0)
+        return 0;
+    uint64_t word = (at - 1) / CN_WORD_BITS, used = tree->used[word] << -at % CN_WORD_BITS;
+    return used != 0 ? (uint64_t)__builtin_clzll(used) : tree->tags[word].ends;
+}
+
+/* Tags the hole [from, end). */
+static void tag(struct cn_hole_tree *tree, uint64_t from, uint64_t end)
+{
+    uint64_t first = from / CN_WORD_BITS, last = (end - 1) / CN_WORD_BITS;
+    if (end >= (first + 1) * CN_WORD_BITS)
+        tree->tags[first].begins = (uint32_t)(end - from);
+    if (from <= last * CN_WORD_BITS)
+        tree->tags[last].ends = (uint32_t)(end - from);
+}
 
 static uint32_t longer(uint32_t a, uint32_t b)
 {
     return a > b ? a : b;
 }
 
-static bool same(struct cn_hole a, struct cn_hole b)
+/* The longest hole that begins in a word. */
+static uint32_t reach_of(const struct cn_hole_tree *tree, uint64_t word)
 {
-    return a.head == b.head && a.tail == b.tail && a.longest == b.longest;
-}
-
-/* The free bits of a word; nothing is free beyond the range. */
-static uint64_t free_bits(const struct cn_hole_tree *tree, uint64_t word)
-{
-    uint64_t first = word * CN_WORD_BITS;
-    if (first >= tree->granule_count)
-        return 0;
-    uint64_t left = tree->granule_count - first;
-    return ~tree->used[word] &
-           (left >= CN_WORD_BITS ? UINT64_MAX : UINT64_MAX >> (CN_WORD_BITS - left));
-}
-
-static struct cn_hole leaf_hole(const struct cn_hole_tree *tree, uint64_t leaf)
-{
-    struct cn_hole hole = {0, 0, 0};
-    uint32_t run = 0; /* free granules just below the word */
-    bool only_free = true;
-    for (uint64_t w = leaf * LEAF_WORDS; w < (leaf + 1) * LEAF_WORDS; w++) {
-        uint64_t bits = free_bits(tree, w);
-        if (bits == UINT64_MAX) {
-            run += CN_WORD_BITS;
-            continue;
-        }
-        run += (uint32_t)__builtin_ctzll(~bits);
-        if (only_free)
-            hole.head = run;
-        only_free = false;
-        hole.longest = longer(hole.longest, run);
-        hole.longest = longer(hole.longest, cn_bits_longest(bits));
-        run = bits == 0 ? 0 : (uint32_t)__builtin_clzll(~bits);
-    }
-    if (only_free)
-        hole.head = run;
-    hole.tail = run;
-    hole.longest = longer(hole.longest, run);
-    return hole;
-}
-
-/* @p length: the granules below each of the two. */
-static struct cn_hole join(const struct cn_hole pair[2], uint64_t length)
-{
-    struct cn_hole left = pair[0], right = pair[1];
-    return (struct cn_hole){
-        .head = left.head == length ? left.head + right.head : left.head,
-        .tail = right.tail == length ? right.tail + left.tail : right.tail,
-        .longest = longer(longer(left.longest, right.longest), left.tail + right.head),
-    };
+    uint64_t free = ~used_bits(tree, word), first_word = word == 0;
+    uint64_t begins_here = first_word | tree->used[word - !first_word] >> (CN_WORD_BITS - 1);
+    free &= (free + 1) | -begins_here; /* less what is a lower word's */
+    uint32_t last = free >> (CN_WORD_BITS - 1) != 0 ? tree->tags[word].begins : 0;
+    return longer(cn_bits_longest(free), last);
 }
 
 /* ---- keeping it true ---- */
 
-void cn_hole_tree_update(struct cn_hole_tree *tree, uint64_t from, uint64_t end)
+static bool outside(const struct cn_hole_tree *tree, uint64_t word)
 {
-    uint64_t low = from / LEAF_GRANULES, high = (end - 1) / LEAF_GRANULES;
-    for (uint64_t leaf = low; leaf <= high; leaf++)
-        tree->nodes[tree->leaf_count + leaf] = leaf_hole(tree, leaf);
-    low += tree->leaf_count;
-    high += tree->leaf_count;
-    for (uint64_t length = LEAF_GRANULES; low > 1; length *= 2) {
-        low /= 2;
-        high /= 2;
-        bool changed = false;
-        for (uint64_t i = low; i <= high; i++) {
-            struct cn_hole hole = join(&tree->nodes[2 * i], length);
-            changed |= !same(hole, tree->nodes[i]);
-            tree->nodes[i] = hole;
-        }
-        if (!changed)
-            return;
-    }
+    return word * tree->root >= tree->leaf_count;
 }
 
-void cn_hole_tree_init(struct cn_hole_tree *tree, uint64_t granule_count, const uint64_t *used,
+static void reach_set(struct cn_hole_tree *tree, uint64_t word, uint32_t reach)
+{
+    uint32_t *nodes = tree->nodes;
+    while (CN_UNLIKELY(outside(tree, word))) {
+        nodes[tree->root / 2] = nodes[tree->root];
+        tree->root /= 2;
+    }
+    for (uint64_t i = tree->leaf_count + word; i > tree->root; i /= 2) {
+        nodes[i] = reach;
+        reach = longer(reach, nodes[i ^ 1]);
+    }
+    nodes[tree->root] = reach;
+}
+
+void cn_hole_tree_init(struct cn_hole_tree *tree, uint64_t granule_count, uint64_t *used,
                        void *metadata)
 {
     assert(granule_count > 0 && granule_count <= UINT32_MAX);
+    uint64_t in_last = granule_count % CN_WORD_BITS;
+    uint32_t *nodes = metadata;
     *tree = (struct cn_hole_tree){
         .used = used,
         .granule_count = granule_count,
+        .last_word = cn_bits_words(granule_count) - 1,
+        .beyond = in_last > 0 ? UINT64_MAX << in_last : 0,
         .leaf_count = leaf_count_of(granule_count),
-        .nodes = metadata,
+        .root = leaf_count_of(granule_count),
+        .nodes = nodes,
+        .tags = (struct cn_hole_tags *)(nodes + node_count_of(granule_count)),
     };
-    for (uint64_t leaf = 0; leaf < tree->leaf_count; leaf++)
-        tree->nodes[tree->leaf_count + leaf] = leaf_hole(tree, leaf);
-    uint64_t length = LEAF_GRANULES;
-    for (uint64_t level = tree->leaf_count / 2; level > 0; level /= 2, length *= 2)
-        for (uint64_t i = level; i < 2 * level; i++)
-            tree->nodes[i] = join(&tree->nodes[2 * i], length);
+    tag(tree, 0, granule_count);
+    reach_set(tree, 0, (uint32_t)granule_count);
 }
 
-bool cn_hole_tree_true(const struct cn_hole_tree *tree)
+void cn_hole_tree_take(struct cn_hole_tree *tree, uint64_t from, uint64_t end)
 {
-    for (uint64_t leaf = 0; leaf < tree->leaf_count; leaf++)
-        if (!same(tree->nodes[tree->leaf_count + leaf], leaf_hole(tree, leaf)))
-            return false;
-    uint64_t length = LEAF_GRANULES;
-    for (uint64_t level = tree->leaf_count / 2; level > 0; level /= 2, length *= 2)
-        for (uint64_t i = level; i < 2 * level; i++)
-            if (!same(tree->nodes[i], join(&tree->nodes[2 * i], length)))
-                return false;
-    return true;
+    uint64_t first = cn_bits_above_last(tree->used, from);
+    uint64_t hole_end = first + hole_above(tree, first);
+    uint64_t low = first / CN_WORD_BITS, high = end / CN_WORD_BITS;
+    assert(from < end && end <= hole_end);
+    cn_bits_set(tree->used, from, end);
+    if (CN_UNLIKELY(first < from))
+        tag(tree, first, from);
+    if (end < hole_end) {
+        tag(tree, end, hole_end);
+        if (high != low)
+            reach_set(tree, high,
+                      longer(tree->nodes[tree->leaf_count + high], (uint32_t)(hole_end - end)));
+    }
+    reach_set(tree, low, reach_of(tree, low));
+}
+
+void cn_hole_tree_give(struct cn_hole_tree *tree, uint64_t from, uint64_t end)
+{
+    uint64_t first = from - hole_below(tree, from), above = hole_above(tree, end);
+    uint64_t low = first / CN_WORD_BITS, high = end / CN_WORD_BITS;
+    uint32_t length = (uint32_t)(end + above - first);
+    assert(from < end && cn_bits_get(tree->used, from) && cn_bits_get(tree->used, end - 1));
+    cn_bits_clear(tree->used, from, end);
+    tag(tree, first, end + above);
+    if (above > 0 && high != low && tree->nodes[tree->leaf_count + high] == above)
+        reach_set(tree, high, reach_of(tree, high));
+    reach_set(tree, low, longer(tree->nodes[tree->leaf_count + low], length));
 }
 
 /* ---- finding ---- */
 
-/* The same within a leaf that has such a run, word by word. */
-static uint64_t find_in_leaf(const struct cn_hole_tree *tree, uint64_t leaf, uint64_t count)
+bool cn_hole_tree_find(const struct cn_hole_tree *tree, uint64_t count, uint64_t *out_first)
 {
-    uint64_t run = 0; /* free granules just below the word */
-    for (uint64_t w = leaf * LEAF_WORDS;; w++) {
-        assert(w < (leaf + 1) * LEAF_WORDS);
-        uint64_t bits = free_bits(tree, w);
-        uint64_t head = bits == UINT64_MAX ? CN_WORD_BITS : (uint64_t)__builtin_ctzll(~bits);
-        if (run + head >= count)
-            return w * CN_WORD_BITS - run;
-        uint64_t inside = cn_bits_runs(bits, count);
-        if (inside != 0)
-            return w * CN_WORD_BITS + (uint64_t)__builtin_ctzll(inside);
-        run = head == CN_WORD_BITS ? run + head : (uint64_t)__builtin_clzll(~bits);
+    const uint32_t *nodes = tree->nodes;
+    uint64_t i = tree->root;
+    if (nodes[i] < count)
+        return false;
+    uint32_t enough = (uint32_t)count;
+    while (i < tree->leaf_count)
+        i = 2 * i + (nodes[2 * i] < enough);
+    uint64_t word = i - tree->leaf_count, free = ~used_bits(tree, word);
+    /* The highest hole in the word may be long enough only together with the next words. */
+    uint64_t begins = free & ~(free << 1);
+    uint64_t starts = cn_bits_runs(free, count) |
+                      UINT64_C(1) << (CN_WORD_BITS - 1 - (unsigned)__builtin_clzll(begins));
+    *out_first = word * CN_WORD_BITS + (uint64_t)__builtin_ctzll(starts);
+    return true;
+}
+
+/* ---- check ---- */
+
+static bool tags_true(const struct cn_hole_tree *tree, uint64_t from, uint64_t end)
+{
+    uint64_t first = from / CN_WORD_BITS, last = (end - 1) / CN_WORD_BITS;
+    bool leaves = end >= (first + 1) * CN_WORD_BITS, enters = from <= last * CN_WORD_BITS;
+    return (!leaves || tree->tags[first].begins == end - from) &&
+           (!enters || tree->tags[last].ends == end - from);
+}
+
+/* The holes that begin in a word, by the bitmap alone. */
+static bool word_true(const struct cn_hole_tree *tree, uint64_t word)
+{
+    uint64_t longest = 0, at = word * CN_WORD_BITS, next_word = at + CN_WORD_BITS;
+    if (at > 0 && !cn_bits_get(tree->used, at - 1))
+        at = cn_bits_find(tree->used, true, at, tree->granule_count);
+    for (;;) {
+        uint64_t from = cn_bits_find(tree->used, false, at, tree->granule_count);
+        if (from >= next_word || from == tree->granule_count)
+            return longest == tree->nodes[tree->leaf_count + word] &&
+                   (longest == 0 || !outside(tree, word));
+        at = cn_bits_find(tree->used, true, from, tree->granule_count);
+        if (!tags_true(tree, from, at))
+            return false;
+        longest = longest > at - from ? longest : at - from;
     }
 }
 
-bool cn_hole_tree_find(const struct cn_hole_tree *tree, uint64_t count, uint64_t *out_first)
+/* The longer one of those below; what was never touched is 0. */
+static uint32_t below(const struct cn_hole_tree *tree, uint64_t node)
 {
-    if (tree->nodes[1].longest < count)
-        return false;
-    uint64_t i = 1, first = 0;
-    for (uint64_t length = tree->leaf_count * LEAF_GRANULES / 2; i < tree->leaf_count;
-         length /= 2) {
-        i *= 2;
-        if (tree->nodes[i].longest >= count)
-            continue;
-        if (tree->nodes[i].tail + (uint64_t)tree->nodes[i + 1].head >= count) {
-            *out_first = first + length - tree->nodes[i].tail;
-            return true;
-        }
-        i++;
-        first += length;
+    uint64_t count = node_count_of(tree->granule_count);
+    uint32_t left = 2 * node < count ? tree->nodes[2 * node] : 0;
+    uint32_t right = 2 * node + 1 < count ? tree->nodes[2 * node + 1] : 0;
+    return longer(left, right);
+}
+
+bool cn_hole_tree_true(const struct cn_hole_tree *tree)
+{
+    for (uint64_t word = 0; word <= tree->last_word; word++)
+        if (!word_true(tree, word))
+            return false;
+    for (uint64_t i = 1; i < tree->leaf_count; i++) {
+        bool above_root = i < tree->root && (i & (i - 1)) == 0;
+        if (tree->nodes[i] != (above_root ? 0 : below(tree, i)))
+            return false;
     }
-    *out_first = find_in_leaf(tree, i - tree->leaf_count, count);
     return true;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where the free runs of a bitmap are: what makes first fit O(log n). The metadata is the caller's
- * memory; the bitmap is only read. Threads: none; the caller locks. */
+/* A bitmap of what is taken, and where its free runs, the holes, are: what makes first fit
+ * O(log n). Taking and giving back look at the neighbours of what they change and at nothing else
+ * of the range. All of it is the caller's memory. Threads: none; the caller locks. */
 #ifndef CN_ALLOC_HOLE_TREE_H
 #define CN_ALLOC_HOLE_TREE_H
 
@@ -8,37 +9,43 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Free granules at the low end, at the high end, and in the longest run anywhere. */
-struct cn_hole {
-    uint32_t head, tail, longest;
+/* Lengths of the holes that cross a word's edges, where there are any. */
+struct cn_hole_tags {
+    uint32_t begins; /* the one that begins in this word and has its last granule */
+    uint32_t ends;   /* the one that ends in this word and has its first granule */
 };
 
 struct cn_hole_tree {
-    const uint64_t *used; /* the bitmap; the caller's */
+    uint64_t *used; /* a bit for each granule; others may read it */
     uint64_t granule_count;
-    uint64_t leaf_count;   /* a power of two; those beyond the range have nothing free */
-    struct cn_hole *nodes; /* [1] is the root, [2i] and [2i + 1] are below [i]; [0] is not used */
+    uint64_t last_word, beyond; /* the last word's bits that are no granules */
+    uint64_t leaf_count;        /* words, rounded up to a power of two */
+    uint64_t root;              /* the node above all words in which a hole has ever begun */
+    uint32_t *nodes;            /* [2i] and [2i + 1] below [i]; [leaf_count + w] is word w */
+    struct cn_hole_tags *tags;  /* by word */
 };
 
-/* Bytes of metadata, 8-aligned, for that many granules (1 to 2^32 - 1). */
+/* Bytes of metadata beside the bitmap, 8-aligned, for that many granules (1 to 2^32 - 1). */
 size_t cn_hole_tree_bytes(uint64_t granule_count);
 
-/* Over @p used, which may have any content. */
-void cn_hole_tree_init(struct cn_hole_tree *tree, uint64_t granule_count, const uint64_t *used,
+/* Everything is free. @p used and @p metadata must be zero; O(log n). */
+void cn_hole_tree_init(struct cn_hole_tree *tree, uint64_t granule_count, uint64_t *used,
                        void *metadata);
 
 /* The lowest free run of @p count (> 0) granules. */
 bool cn_hole_tree_find(const struct cn_hole_tree *tree, uint64_t count, uint64_t *out_first);
 
-/* The bits of [from, end) have changed. */
-void cn_hole_tree_update(struct cn_hole_tree *tree, uint64_t from, uint64_t end);
+/* Takes [from, end), which is free and not empty; gives it back. O(log n) beside the words of the
+ * bitmap that change; who takes from within a hole also passes the words from its beginning on. */
+void cn_hole_tree_take(struct cn_hole_tree *tree, uint64_t from, uint64_t end);
+void cn_hole_tree_give(struct cn_hole_tree *tree, uint64_t from, uint64_t end);
 
 static inline uint64_t cn_hole_tree_longest(const struct cn_hole_tree *tree)
 {
-    return tree->nodes[1].longest;
+    return tree->nodes[tree->root];
 }
 
-/* Is every node what the bitmap says? */
+/* Is every node and every tag what the bitmap says? O(n). */
 bool cn_hole_tree_true(const struct cn_hole_tree *tree);
 
 #endif

@@ -12,6 +12,8 @@
  * 1968): a hand goes down over the touched chunks and around. One that holds no block loses its
  * mark `recent`; one that has none any more was not used for a whole round, and may go. The caller
  * moves the hand; no time is involved. */
+#include <assert.h>
+
 #include "alloc/page_runs.h"
 #include "base/bits.h"
 
@@ -40,19 +42,19 @@ struct cn_run cn_page_runs_whole_chunks(const struct cn_page_runs *runs, struct 
     return granules_of(runs, chunks_of(run));
 }
 
-static void mark_if_any(uint64_t *by_chunk, const uint64_t *by_granule, uint64_t chunk)
+static bool any_in(const uint64_t *by_granule, uint64_t chunk)
 {
-    uint64_t from = chunk * CN_CHUNK_GRANULES, end = from + CN_CHUNK_GRANULES;
-    if (cn_bits_find(by_granule, true, from, end) != end)
-        cn_bits_set(by_chunk, chunk, chunk + 1);
+    static_assert(2 * CN_CHUNK_GRANULES == CN_WORD_BITS, "a chunk is half a word");
+    return (uint32_t)(by_granule[chunk / 2] >> chunk % 2 * CN_CHUNK_GRANULES) != 0;
 }
 
-void cn_page_runs_unmark(uint64_t *by_chunk, const uint64_t *by_granule, struct cn_run run)
+struct cn_run cn_page_runs_emptied(const uint64_t *by_granule, struct cn_run run)
 {
     struct cn_run chunks = chunks_of(run);
-    cn_bits_clear(by_chunk, chunks.first, end_of(chunks));
-    mark_if_any(by_chunk, by_granule, chunks.first);
-    mark_if_any(by_chunk, by_granule, end_of(chunks) - 1);
+    uint64_t first = chunks.first, end = end_of(chunks);
+    end -= any_in(by_granule, end - 1);
+    first += any_in(by_granule, first);
+    return (struct cn_run){first, first < end ? end - first : 0};
 }
 
 /* ---- committing ---- */
@@ -88,13 +90,13 @@ void cn_page_runs_commit(struct cn_page_runs *runs, struct cn_run run)
 
 void cn_page_runs_decommit(struct cn_page_runs *runs, struct cn_run run)
 {
-    struct cn_run chunks = chunks_of(run);
-    uint64_t touched = cn_bits_count(runs->touched, chunks.first, end_of(chunks));
     runs->committed_count -= cn_bits_count(runs->committed, run.first, end_of(run));
     cn_bits_clear(runs->committed, run.first, end_of(run));
-    cn_page_runs_unmark(runs->touched, runs->committed, run);
-    touched -= cn_bits_count(runs->touched, chunks.first, end_of(chunks));
-    runs->chunk_count -= touched;
+    struct cn_run chunks = cn_page_runs_emptied(runs->committed, run);
+    if (chunks.count > 0) {
+        runs->chunk_count -= cn_bits_count(runs->touched, chunks.first, end_of(chunks));
+        cn_bits_clear(runs->touched, chunks.first, end_of(chunks));
+    }
 }
 
 struct cn_run cn_page_runs_widen(const struct cn_page_runs *runs, struct cn_run run)

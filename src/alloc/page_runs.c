@@ -10,7 +10,8 @@
  *
  *   busy         some of it is used
  *   touched      some of it is committed
- *   recent       some of it was taken since decay's hand came by (page_commit.c)
+ *   recent       some of it was in a block since decay's hand came by; true of those not busy
+ *                (page_commit.c)
  *
  * and a tree over the holes in `used` (hole_tree.c), which finds the lowest run that is long enough
  * without looking at those that are not.
@@ -60,13 +61,9 @@ bool cn_page_runs_find(const struct cn_page_runs *runs, uint64_t count, struct c
 void cn_page_runs_take(struct cn_page_runs *runs, struct cn_run run)
 {
     uint64_t end = run.first + run.count;
-    uint64_t chunk = run.first / CN_CHUNK_GRANULES, chunk_end = cn_chunks_of(end);
-    assert(run.count > 0 && cn_bits_find(runs->used, true, run.first, end) == end);
-    cn_bits_set(runs->used, run.first, end);
-    cn_bits_set(runs->first, run.first, run.first + 1);
-    cn_bits_set(runs->busy, chunk, chunk_end);
-    cn_bits_set(runs->recent, chunk, chunk_end);
-    cn_hole_tree_update(&runs->holes, run.first, end);
+    cn_hole_tree_take(&runs->holes, run.first, end);
+    cn_bits_flip(runs->first, run.first);
+    cn_bits_set(runs->busy, run.first / CN_CHUNK_GRANULES, cn_chunks_of(end));
     runs->used_count += run.count;
     runs->block_count++;
 }
@@ -95,12 +92,14 @@ bool cn_page_runs_block(const struct cn_page_runs *runs, uint64_t first, struct 
 
 void cn_page_runs_free(struct cn_page_runs *runs, struct cn_run block)
 {
-    uint64_t end = block.first + block.count;
-    assert(cn_bits_find(runs->used, false, block.first, end) == end);
-    cn_bits_clear(runs->used, block.first, end);
-    cn_bits_clear(runs->first, block.first, block.first + 1);
-    cn_page_runs_unmark(runs->busy, runs->used, block);
-    cn_hole_tree_update(&runs->holes, block.first, end);
+    cn_hole_tree_give(&runs->holes, block.first, block.first + block.count);
+    assert(cn_bits_get(runs->first, block.first));
+    cn_bits_flip(runs->first, block.first);
+    struct cn_run chunks = cn_page_runs_emptied(runs->used, block);
+    if (chunks.count > 0) {
+        cn_bits_clear(runs->busy, chunks.first, chunks.first + chunks.count);
+        cn_bits_set(runs->recent, chunks.first, chunks.first + chunks.count);
+    }
     runs->used_count -= block.count;
     runs->block_count--;
 }
@@ -115,8 +114,9 @@ void cn_page_runs_take_each(struct cn_page_runs *runs, struct cn_run run)
 void cn_page_runs_free_each(struct cn_page_runs *runs, struct cn_run run)
 {
     uint64_t end = run.first + run.count;
-    assert(cn_bits_count(runs->first, run.first, end) == run.count);
+    assert(cn_bits_all(runs->first, run.first, end));
     cn_bits_clear(runs->first, run.first, end);
+    cn_bits_flip(runs->first, run.first); /* one block now */
     cn_page_runs_free(runs, run);
     runs->block_count -= run.count - 1;
 }

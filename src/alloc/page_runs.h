@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "alloc/hole_tree.h"
+#include "base/bits.h"
 
 /* Granules that share one huge page and one page table page: 32 x 64 KiB = 2 MiB. */
 #define CN_CHUNK_GRANULES 32u
@@ -79,8 +80,14 @@ const char *cn_page_runs_check(const struct cn_page_runs *runs);
 
 /* ---- commitment (page_commit.c) ---- */
 
-/* The granules of @p run were cleared in @p by_granule: unmarks chunks that have none left. */
-void cn_page_runs_unmark(uint64_t *by_chunk, const uint64_t *by_granule, struct cn_run run);
+/* The granules of @p run were cleared in @p by_granule: the chunks that have none left, if any. */
+struct cn_run cn_page_runs_emptied(const uint64_t *by_granule, struct cn_run run);
+
+/* Is all of @p run committed? */
+static inline bool cn_page_runs_committed(const struct cn_page_runs *runs, struct cn_run run)
+{
+    return cn_bits_all(runs->committed, run.first, run.first + run.count);
+}
 
 /* @p run and the rest of the chunks that it touches. */
 struct cn_run cn_page_runs_whole_chunks(const struct cn_page_runs *runs, struct cn_run run);
