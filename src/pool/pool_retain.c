@@ -346,32 +346,56 @@ cenote_status cn_pool_commit(cenote_pool *pool, struct cn_run run, cenote_error 
                             strerror(-error));
 }
 
+/* The usual case: a run is there, and all of it committed. */
+static bool obtain_idle(cenote_pool *pool, uint64_t granules, struct cn_run *out_run)
+{
+    const struct cn_page_runs *runs = &pool->runs;
+    struct cn_run run;
+    if (granules > pool->quota_granules - runs->used_count ||
+        !cn_page_runs_find(runs, granules, &run) || !cn_page_runs_committed(runs, run))
+        return false;
+    *out_run = run;
+    return true;
+}
+
+/* All others: what is not there is charged and committed. */
+static CN_NOINLINE cenote_status obtain_more(cenote_pool *pool, uint64_t size_bytes,
+                                             uint64_t granules, struct cn_run *out_run,
+                                             cenote_miss *out_miss, cenote_error *err)
+{
+    struct find find;
+    struct cn_run part;
+    cenote_status status = find_and_charge(pool, size_bytes, granules, &find, out_miss, err);
+    if (status != CENOTE_OK)
+        return status;
+    uint64_t before = pool->runs.committed_count;
+    /* Where the machine refuses the whole chunks it may still have the block. */
+    if (find.span.count > find.run.count)
+        (void)commit_span(pool, find.span, find.run, &part);
+    status = cn_pool_commit(pool, find.run, err);
+    (void)cn_pool_settle(pool);
+    if (status != CENOTE_OK)
+        *out_miss = CENOTE_MISS_SYSTEM;
+    else
+        pool->counts.committed_total_granules += pool->runs.committed_count - before;
+    *out_run = find.run;
+    return status;
+}
+
 cenote_status cn_pool_obtain(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
                              struct cn_run *out_run, cenote_error *err)
 {
-    cenote_miss miss;
-    struct find find;
-    struct cn_run part;
+    cenote_miss miss = CENOTE_MISS_COUNT;
+    cenote_status status = CENOTE_OK;
     decay(pool);
-    cenote_status status = find_and_charge(pool, size_bytes, granules, &find, &miss, err);
-    if (status == CENOTE_OK) {
-        uint64_t before = pool->runs.committed_count;
-        /* Where the machine refuses the whole chunks it may still have the block. */
-        if (find.span.count > find.run.count)
-            (void)commit_span(pool, find.span, find.run, &part);
-        status = cn_pool_commit(pool, find.run, err);
-        (void)cn_pool_settle(pool);
-        if (status != CENOTE_OK)
-            miss = CENOTE_MISS_SYSTEM;
-        else
-            pool->counts.committed_total_granules += pool->runs.committed_count - before;
-        pool->tick_granules += granules;
-        *out_run = find.run;
-    }
-    if (miss == CENOTE_MISS_COUNT)
+    if (CN_UNLIKELY(!obtain_idle(pool, granules, out_run)))
+        status = obtain_more(pool, size_bytes, granules, out_run, &miss, err);
+    if (CN_LIKELY(miss == CENOTE_MISS_COUNT))
         pool->counts.hit_count++;
     else
         pool->counts.miss_count[miss]++;
+    if (status == CENOTE_OK)
+        pool->tick_granules += granules;
     return status;
 }
 
