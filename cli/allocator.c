@@ -12,7 +12,7 @@
 #define BUDDY_LEAVES_MAX  (UINT64_C(1) << 28) /* 77 MB of metadata; larger leaves above */
 #define RANGE_BYTES_MAX   (UINT64_C(1) << 62)
 #define QUOTA_LEAST_BYTES (UINT64_C(64) << 20)
-#define QUOTA_BYTES_MAX   (UINT64_C(1) << 47)
+#define QUOTA_BYTES_MAX   (UINT64_C(1) << 45) /* a quarter of a process's addresses */
 
 static void *memory_take(struct cli_allocator *allocator, uint64_t count, uint64_t element_bytes,
                          cenote_error *err)

@@ -3,23 +3,38 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
 #define FIRST_READ_BYTES (UINT64_C(1) << 16)
+#define READ_BYTES_MAX   (UINT64_C(1) << 30)
 
 struct slurp {
     cenote_pool *pool;
-    const char *path;
     char *bytes;
     uint64_t count, capacity;
 };
+
+/* Is it worth to read on? A device may never end. */
+static cenote_status check(const struct slurp *slurp, cenote_error *err)
+{
+    if (slurp->count == READ_BYTES_MAX)
+        return cenote_error_set(err, CENOTE_E_BUDGET, "%" PRIu64 " bytes or more", READ_BYTES_MAX);
+    if (slurp->count == FIRST_READ_BYTES && !cenote_trace_is(slurp->bytes, slurp->count) &&
+        memchr(slurp->bytes, '\n', slurp->count) == NULL)
+        return cenote_error_set(err, CENOTE_E_CORRUPT,
+                                "no line ends in its first %" PRIu64 " bytes", FIRST_READ_BYTES);
+    return CENOTE_OK;
+}
 
 static cenote_status grow(struct slurp *slurp, cenote_error *err)
 {
     void *larger;
     uint64_t capacity = slurp->capacity > 0 ? 2 * slurp->capacity : FIRST_READ_BYTES;
-    cenote_status status = cenote_pool_alloc(slurp->pool, capacity, &larger, err);
+    cenote_status status = check(slurp, err);
+    if (status == CENOTE_OK)
+        status = cenote_pool_alloc(slurp->pool, capacity, &larger, err);
     if (status != CENOTE_OK)
         return status;
     if (slurp->count > 0)
@@ -39,7 +54,7 @@ static cenote_status read_to_end(struct slurp *slurp, int fd, cenote_error *err)
         if (got == 0)
             return CENOTE_OK;
         if (got < 0 && errno != EINTR)
-            return cenote_error_set(err, CENOTE_E_IO, "%s: %s", slurp->path, strerror(errno));
+            return cenote_error_set(err, CENOTE_E_IO, "%s", strerror(errno));
         slurp->count += got > 0 ? (uint64_t)got : 0;
     }
 }
@@ -48,7 +63,7 @@ cenote_status cli_slurp(cenote_pool *pool, const char *path, char **out_bytes, u
                         cenote_error *err)
 {
     cenote_error detail;
-    struct slurp slurp = {.pool = pool, .path = path};
+    struct slurp slurp = {.pool = pool};
     bool standard = strcmp(path, "-") == 0;
     int fd = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -59,7 +74,7 @@ cenote_status cli_slurp(cenote_pool *pool, const char *path, char **out_bytes, u
         close(fd);
     if (status != CENOTE_OK) {
         cenote_pool_free(pool, slurp.bytes);
-        return cenote_error_set(err, status, "%s", detail.message);
+        return cenote_error_set(err, status, "%s: %s", path, detail.message);
     }
     *out_bytes = slurp.bytes;
     *out_count = slurp.count;

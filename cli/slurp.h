@@ -6,7 +6,8 @@
 #include "cli.h"
 
 /* @p path "-" is standard input. The bytes lie in a block of @p pool, which is the caller's to
- * free. Errors: CENOTE_E_NOTFOUND, CENOTE_E_IO, and those of the pool. */
+ * free. Errors: CENOTE_E_NOTFOUND, CENOTE_E_IO, CENOTE_E_CORRUPT (neither a recording nor text with
+ * lines), CENOTE_E_BUDGET (1 GiB or more), and those of the pool. */
 CENOTE_MUST_CHECK cenote_status cli_slurp(cenote_pool *pool, const char *path, char **out_bytes,
                                           uint64_t *out_count, cenote_error *err);
 

@@ -56,4 +56,5 @@ refused 1 "Is a directory" .
 printf 'id,lower,upper,size\na,0,1,8\nb,3,2,8\n' >bad.csv
 refused 5 "bad.csv: line 3: upper: it is not above lower" bad.csv
 refused 5 "/dev/null: line 1: the header" /dev/null
+refused 5 "/dev/zero: no line ends in its first 65536 bytes" /dev/zero
 echo "layout as a user meets it"

@@ -132,10 +132,38 @@ refused 2 "'lru' is none of cenote, tensors, buddy, best-fit, first-fit" small -
 refused 2 "'vlm:1' is not vlm:SEED:OPS:chunked" --generate vlm:1
 refused 1 "nowhere: No such file" nowhere
 refused 1 "Is a directory" .
-printf 'a 1 8\nf 2\n' >bad
-refused 5 "bad: line 2: block 2 does not live" bad
+hostile() { # CODE TEXT LINES
+    printf "$3" >hostile
+    refused "$1" "hostile: $2" hostile
+}
+hostile 5 "line 2: block 2 does not live" 'a 1 8\nf 2\n'
+hostile 5 "line 2: block 1 lives already" 'a 1 8\na 1 0\n'
+hostile 5 "line 1: a size of 18446744073709551615 brings what lives to 2^63 bytes or more" \
+    'a 1 18446744073709551615\n'
+hostile 5 "line 1: size: '18446744073709551616' is not a number" 'a 1 18446744073709551616\n'
+hostile 5 "line 2: a size of 2 brings" 'a 1 9223372036854775806\na 2 2\n'
+hostile 5 "line 1: an alignment of 3 is no power of two" 'a 1 8 3\n'
+hostile 5 "line 1: neither 'a ID SIZE [ALIGN]' nor 'f ID'" 'a 1\n'
+hostile 5 "line 1: size: '8' is not a number" 'a 1 8\0\n'
 head -c 3000 /dev/urandom | tr -d '\n' >noise
 expect 5 noise
+refused 5 "/dev/zero: no line ends in its first 65536 bytes" /dev/zero
+
+# What is odd, but none's fault: nothing, no bytes, few bytes, much alignment.
 printf '' >empty
-expect 0 empty
+printf 'a 1 0\nf 1\n' >none
+printf 'a 1 1\r\na 2 1\r\na 3 1\r\na 4 1\r\na 5 1\r\na 6 1' >few
+printf 'a 1 8 4194304\na 2 8 4194304\na 3 8 4194304\na 4 8 67108864\n' >aligned
+for allocator in cenote tensors buddy best-fit first-fit; do
+    for trace in empty none few aligned bare; do
+        expect 0 "$trace" --allocator "$allocator"
+        [ -s err ] && fail "$allocator spoke of $trace"
+    done
+done
+# More than there are addresses is refused block by block, as what does not fit is.
+printf 'a 1 4611686018427387904\na 2 100\n' >vast
+for allocator in cenote tensors; do
+    expect 3 vast --allocator "$allocator" --json
+    [ "$(get memory.refused_count)" = 1 ] || fail "$allocator refused more"
+done
 echo "replay as a user meets it"

@@ -12,7 +12,8 @@ Writes to standard output (or --out FILE). Addresses become small numbers, in or
 begins late or has holes is no fault: frees of blocks that it never saw are left out, a block whose
 address is given out again was freed, and both are counted on standard error.
 
-Files may be anybody's: pickles are read without a single class or function, numbers are checked.
+Files may be anybody's: pickles are read without a single class or function, numbers are checked, and
+no line may be longer than LINE_MAX.
 """
 import argparse
 import csv
@@ -21,6 +22,8 @@ import pickle
 import sys
 
 SIZE_MAX = 2**63 - 1
+LINE_MAX = 2**20  # characters
+JSON_MAX = 2**30  # characters
 
 
 class Fault(Exception):
@@ -75,6 +78,14 @@ def number(text, base, what):
         raise Fault(f"{what} is {text!r:.40}, not a number") from None
 
 
+def lines(file):
+    """Its lines; a device need not have any."""
+    for index, line in enumerate(iter(lambda: file.readline(LINE_MAX + 1), ""), 1):
+        if len(line) > LINE_MAX:
+            raise Fault(f"line {index}: more than {LINE_MAX} characters")
+        yield line
+
+
 # ---- PyTorch ----
 
 
@@ -100,7 +111,7 @@ def pytorch(file, trace, device):
     except Fault:
         raise
     except Exception as fault:  # a pickle can fail in any way
-        raise Fault(f"not a pickle of a snapshot: {fault}") from None
+        raise Fault(f"not a pickle of a snapshot: {str(fault) or type(fault).__name__}") from None
     traces = member(snapshot, "device_traces", list, "the snapshot")
     if device >= len(traces):
         raise Fault(f"device {device} of {len(traces)}")
@@ -191,7 +202,7 @@ class Umpire:
 
 def umpire(file, trace):
     log = Umpire(trace)
-    for index, line in enumerate(file, 1):
+    for index, line in enumerate(lines(file), 1):
         if not line.lstrip().startswith("{"):
             continue
         try:
@@ -209,9 +220,17 @@ def umpire(file, trace):
 # ---- RMM ----
 
 
+def rows(file):
+    reader = csv.reader(lines(file))
+    try:
+        yield from reader
+    except csv.Error as fault:
+        raise Fault(f"line {reader.line_num}: {fault}") from None
+
+
 def rmm(file, trace):
     columns = None
-    for index, row in enumerate(csv.reader(file), 1):
+    for index, row in enumerate(rows(file), 1):
         if "Action" in row and "Pointer" in row and "Size" in row:
             columns = {name: at for at, name in enumerate(row)}  # again for each device
             continue
@@ -236,7 +255,10 @@ def rmm(file, trace):
 
 def to_pickle(file, out):
     try:
-        snapshot = json.load(file)
+        text = file.read(LINE_MAX)
+        if text.lstrip()[:1] == "{":  # else it may be a device, which never ends
+            text += file.read(JSON_MAX)
+        snapshot = json.loads(text)
     except (ValueError, RecursionError) as fault:
         raise Fault(f"not JSON: {fault}") from None
     member(snapshot, "segments", list, "the file")
@@ -283,6 +305,9 @@ def main():
     except OSError as fault:
         print(f"convert.py: {fault}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print(f"convert.py: {options.path}: there is no memory for it", file=sys.stderr)
+        return 3
     return 0
 
 

@@ -171,6 +171,15 @@ class Command(unittest.TestCase):
                 self.assertEqual(file.read(), "a 0 1000\na 1 0\nf 0\nf 1\n")
             self.run_it("pytorch", log, code=5)
             self.run_it("rmm", os.path.join(folder, "nowhere"), code=1)
+            self.run_it("rmm", folder, code=1)
+            with open(log, "w", encoding="ascii") as file:
+                file.write("Action,Pointer,Size\nallocate,0x1,\"" + "x" * 200000)
+            self.assertRegex(self.run_it("rmm", log, code=5).stderr.decode(),
+                             "^convert.py: .*: line 2: field larger than field limit.*\n$")
+            for form in ("pytorch", "umpire", "rmm", "pickle"):  # what never ends does
+                error = self.run_it(form, "/dev/zero", code=5).stderr.decode()
+                self.assertRegex(error, "^convert.py: /dev/zero: .*\n$")
+                self.assertEqual(error.count("\n"), 1)
             self.run_it("pickle", log, code=5)
 
     @unittest.skipUnless(os.environ.get("CENOTE"), "CENOTE names no command")
