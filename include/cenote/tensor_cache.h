@@ -105,7 +105,7 @@ typedef struct cenote_tensor_prewarm {
 } cenote_tensor_prewarm;
 
 /** Makes tensors, touches their pages, and keeps them: the first step of a model then neither looks
- *  for memory nor faults it in. For a loaded model, list the shapes that its layers ask for.
+ *  for memory nor faults it in. A loaded model has a list of its own: cenote_weights_prewarm().
  *  Errors: CENOTE_E_NOTFOUND (no pool of a class), CENOTE_E_INVAL (a spec), CENOTE_E_BUDGET (all of
  *  the list is more than three quarters of the cap, the rest of which is for threads' own): nothing
  *  has happened then; or those of cenote_tensor_create(),

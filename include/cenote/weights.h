@@ -24,6 +24,7 @@
 #include <cenote/dtype.h>
 #include <cenote/pool.h>
 #include <cenote/status.h>
+#include <cenote/tensor_cache.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -119,6 +120,26 @@ typedef struct cenote_weights_stats {
 } cenote_weights_stats;
 CENOTE_API void cenote_weights_stats_get(const cenote_weights *weights,
                                          cenote_weights_stats *out_stats);
+
+/* ---- what its layers give ---- */
+
+/** Which matrices, and what becomes of what they give. */
+typedef struct cenote_weights_outputs {
+    const char *prefix; /**< of the matrices' names, as "model.language_model.layers."; NULL: all */
+    cenote_class class_id; /**< of the pool that the outputs come from */
+    cenote_dtype dtype;    /**< theirs */
+    uint64_t tokens;       /**< that go through the model at one time, > 0 */
+} cenote_weights_outputs;
+
+/** The shapes of a loaded model to pre-warm a tensor cache with (cenote_tensor_cache_prewarm()):
+ * for each matrix [outputs, inputs] (1, tokens, outputs), each shape once, in order of the
+ * matrices' names. A tensor of more dimensions is taken as [shape[0], product of the rest].
+ *  @param out_list  the first @p list_max of them; may be NULL when that is 0
+ *  @return the number of shapes
+ *  Threads: any.  Cost: O(tensors^2), no memory, nothing is read. */
+CENOTE_API size_t cenote_weights_prewarm(const cenote_weights *weights,
+                                         const cenote_weights_outputs *outputs,
+                                         cenote_tensor_prewarm *out_list, size_t list_max);
 
 /* ---- panels ---- */
 
