@@ -56,8 +56,8 @@ typedef struct cenote_buddy_options {
     }
 
 /** What cenote_buddy_init() needs: a little over 17 bytes for 64 leaves, 16 for their generations
- * (128 for leaves of 4 KiB or more) and less than 1 KiB. That is 0.056 % of the range at leaves of
- * 4 KiB and 0.203 % at 256 B.
+ *  (128 for leaves of 4 KiB or more) and less than 1 KiB. That is 0.056 % of the range at leaves of
+ *  4 KiB and 0.203 % at 256 B.
  *  @return UINT64_MAX for options that init refuses */
 CENOTE_API uint64_t cenote_buddy_metadata_bytes(const cenote_buddy_options *options);
 
@@ -74,9 +74,10 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_buddy_init(const cenote_buddy_
 
 /** Takes a block of at least @p size_bytes (> 0): the next power of two, one leaf at least.
  *  @param align_bytes  power of two; 0 and all up to the block's size are free of charge. More
- * takes the beginning of the lowest free block of that size; the rest stays free. Errors:
- * CENOTE_E_INVAL; CENOTE_E_BUDGET when nothing fits (what is free and the largest block in err).
- * Cost: O(log n). */
+ *                      takes the beginning of the lowest free block of that size; the rest stays
+ *                      free
+ *  Errors: CENOTE_E_INVAL; CENOTE_E_BUDGET when nothing fits (what is free and the largest block in
+ *  err).  Cost: O(log n). */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_buddy_alloc(cenote_buddy *buddy,
                                                               uint64_t size_bytes,
                                                               uint64_t align_bytes,
@@ -84,8 +85,8 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_buddy_alloc(cenote_buddy *budd
                                                               cenote_error *err);
 
 /** Tells the blocks apart that begin at @p address one after the other: a number that is another
- * one after each free, and comes round after 4 of them, with leaves of 4 KiB or more after 65,536.
- * To be asked for when the block was taken, and kept beside its address.
+ *  one after each free, and comes round after 4 of them, with leaves of 4 KiB or more after 65,536.
+ *  To be asked for when the block was taken, and kept beside its address.
  *  @return 0 when @p address is not in the range.  Cost: O(1). */
 CENOTE_API uint32_t cenote_buddy_generation(const cenote_buddy *buddy, uint64_t address);
 

@@ -40,6 +40,7 @@ typedef struct cenote_process_memory {
     uint64_t disk_read_bytes;     /**< read_bytes of /proc/self/io, 0 where it is hidden */
 } cenote_process_memory;
 
+/** Errors: CENOTE_E_IO when /proc cannot be read. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status
 cenote_process_memory_get(cenote_process_memory *out_memory, cenote_error *err);
 

@@ -83,11 +83,13 @@ CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_budget_limit_set(cenote_budget
 CENOTE_API void cenote_budget_destroy(cenote_budget *budget);
 
 /** Charges bytes that the caller is about to hold outside of pools (a decoder's working memory).
+ *  @param what  what for, in err; not NULL
  *  Errors: CENOTE_E_BUDGET, naming the request, what is left and the limit. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_budget_charge(cenote_budget *budget,
                                                                 uint64_t size_bytes,
                                                                 const char *what,
                                                                 cenote_error *err);
+/** Gives back what cenote_budget_charge() took; at most that. */
 CENOTE_API void cenote_budget_uncharge(cenote_budget *budget, uint64_t size_bytes);
 
 /** The ladder: what is given up, in this order, before a charge or a block is refused. */
@@ -121,6 +123,7 @@ typedef struct cenote_budget_stats {
     uint64_t refused_count; /**< charges that did not fit */
     cenote_reclaim_stats reclaim[CENOTE_RECLAIM_COUNT];
 } cenote_budget_stats;
+/** All of one moment. Cost: a lock. */
 CENOTE_API void cenote_budget_stats_get(const cenote_budget *budget,
                                         cenote_budget_stats *out_stats);
 
@@ -180,6 +183,12 @@ typedef struct cenote_pool_options {
  *  quota (> 0), to the byte; UINT64_MAX for a quota that no machine has. */
 CENOTE_API uint64_t cenote_pool_overhead_bytes(uint64_t quota_bytes);
 
+/** Reserves addresses for twice the quota (above 128 GiB: for the quota), commits nothing of
+ *  them, and charges the pool's book-keeping.
+ *  Ownership: the caller's, until cenote_pool_destroy(); the budget must outlive it.
+ *  Errors: CENOTE_E_VERSION; CENOTE_E_INVAL (class, debug level, a quota above 128 TiB,
+ *  CENOTE_DEBUG); CENOTE_E_BUDGET (the book-keeping); CENOTE_E_NOMEM (the system).
+ *  Threads: any.  Cost: some system calls. */
 CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_create(cenote_budget *budget,
                                                               const cenote_pool_options *options,
                                                               cenote_pool **out_pool,
@@ -272,6 +281,9 @@ typedef struct cenote_pool_stats {
     uint64_t thread_cached_bytes;  /**< of used_bytes, at hand for threads: in no block */
     uint64_t small_metadata_bytes; /**< charged for the book-keeping of small blocks */
 } cenote_pool_stats;
+/** True of one moment, but for what other threads do with blocks at hand meanwhile. With debug
+ *  levels 2 and 3 a freed block is counted as live until it leaves quarantine (cenote/debug.h).
+ *  Cost: the pool's lock, O(granules) at worst for external_fragmentation. */
 CENOTE_API void cenote_pool_stats_get(const cenote_pool *pool, cenote_pool_stats *out_stats);
 
 /** @return NULL, or the first broken invariant in words. Cost: O(granules). */

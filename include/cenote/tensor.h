@@ -127,6 +127,7 @@ typedef struct cenote_tensor_stats {
     uint64_t moved_bytes;   /**< by all compactions, as in cenote_compact_result */
     uint64_t remapped_bytes;
 } cenote_tensor_stats;
+/** All 0 before the first tensor. Cost: the pool's lock. */
 CENOTE_API void cenote_tensor_stats_get(const cenote_pool *pool, cenote_tensor_stats *out_stats);
 
 /* ---- compaction ---- */

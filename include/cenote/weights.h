@@ -132,8 +132,8 @@ typedef struct cenote_weights_outputs {
 } cenote_weights_outputs;
 
 /** The shapes of a loaded model to pre-warm a tensor cache with (cenote_tensor_cache_prewarm()):
- * for each matrix [outputs, inputs] (1, tokens, outputs), each shape once, in order of the
- * matrices' names. A tensor of more dimensions is taken as [shape[0], product of the rest].
+ *  for each matrix [outputs, inputs] (1, tokens, outputs), each shape once, in order of the
+ *  matrices' names. A tensor of more dimensions is taken as [shape[0], product of the rest].
  *  @param out_list  the first @p list_max of them; may be NULL when that is 0
  *  @return the number of shapes
  *  Threads: any.  Cost: O(tensors^2), no memory, nothing is read. */
