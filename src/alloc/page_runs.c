@@ -49,15 +49,6 @@ void cn_page_runs_init(struct cn_page_runs *runs, uint64_t granule_count, void *
 
 /* ---- blocks ---- */
 
-bool cn_page_runs_find(const struct cn_page_runs *runs, uint64_t count, struct cn_run *out_run)
-{
-    uint64_t first;
-    if (!cn_hole_tree_find(&runs->holes, count, &first))
-        return false;
-    *out_run = (struct cn_run){first, count};
-    return true;
-}
-
 void cn_page_runs_take(struct cn_page_runs *runs, struct cn_run run)
 {
     uint64_t end = run.first + run.count;

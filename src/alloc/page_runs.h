@@ -52,7 +52,12 @@ void cn_page_runs_init(struct cn_page_runs *runs, uint64_t granule_count, void *
 /* ---- blocks (page_runs.c) ---- */
 
 /* Looks for the lowest free run of @p count (> 0) granules; marks nothing. O(log range). */
-bool cn_page_runs_find(const struct cn_page_runs *runs, uint64_t count, struct cn_run *out_run);
+static inline bool cn_page_runs_find(const struct cn_page_runs *runs, uint64_t count,
+                                     struct cn_run *out_run)
+{
+    out_run->count = count;
+    return cn_hole_tree_find(&runs->holes, count, &out_run->first);
+}
 
 /* Makes a free run one block. */
 void cn_page_runs_take(struct cn_page_runs *runs, struct cn_run run);
