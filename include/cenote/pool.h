@@ -282,7 +282,8 @@ typedef struct cenote_pool_stats {
     uint64_t small_metadata_bytes; /**< charged for the book-keeping of small blocks */
 } cenote_pool_stats;
 /** True of one moment, but for what other threads do with blocks at hand meanwhile. With debug
- *  levels 2 and 3 a freed block is counted as live until it leaves quarantine (cenote/debug.h).
+ *  levels 2 and 3 the zone behind a block counts as asked for, and a freed block as live until it
+ *  leaves quarantine (cenote/debug.h).
  *  Cost: the pool's lock, O(granules) at worst for external_fragmentation. */
 CENOTE_API void cenote_pool_stats_get(const cenote_pool *pool, cenote_pool_stats *out_stats);
 
