@@ -137,6 +137,27 @@ static void test_limits(void **state)
     assert_non_null(strstr(err.message, "version 9"));
 }
 
+/* |.1.23| : 2 goes down and makes room for 3, which only a second round finds. */
+static void test_stopped_in_the_second_round(void **state)
+{
+    struct scene *scene = *state;
+    cenote_compact_options options = CENOTE_COMPACT_OPTIONS_INIT;
+    static const uint64_t granules[] = {1, 1, 1, 1, 2};
+    for (unsigned i = 0; i < 5; i++)
+        scene_make(scene, i, granules[i] * 64 * KIB);
+    scene_release(scene, 0);
+    scene_release(scene, 2);
+    options.max_moves = 1;
+    cenote_compact_result result = scene_compact(scene, &options);
+    assert_false(result.done);
+    assert_int_equal(result.moves, 1);
+    assert_int_equal(scene_place(scene, 3), 0);
+    result = scene_compact(scene, &options);
+    assert_true(result.done);
+    assert_int_equal(result.moves, 1);
+    assert_int_equal(scene_place(scene, 4), 2);
+}
+
 struct judge {
     cenote_tensor kept;
     unsigned stop_after, asked;
@@ -261,9 +282,9 @@ static void test_drops_rather_than_copies(void **state)
 {
     struct scene *scene = *state;
     scene_make(scene, 0, 3 * MIB);
-    scene_make_rebuildable(scene, 1, 3 * MIB, 100);   /* cheap to build, but free to remap */
-    scene_make_rebuildable(scene, 2, 512 * KIB, 100); /* copied, if not dropped */
-    scene_make_rebuildable(scene, 3, 512 * KIB, MIB); /* dearer than the copy */
+    scene_make_rebuildable(scene, 1, 3 * MIB, 100);         /* cheap to build, but free to remap */
+    scene_make_rebuildable(scene, 2, 512 * KIB, 100);       /* copied, if not dropped */
+    scene_make_rebuildable(scene, 3, 512 * KIB, 512 * KIB); /* as dear as the copy */
     scene_release(scene, 0);
     cenote_tensor dropped = scene->tensors[2];
     scene->sizes[2] = 0; /* not to be looked into */
@@ -664,6 +685,7 @@ int main(void)
         COMPACT_TEST(test_pinned_stay),
         COMPACT_TEST(test_copies_small),
         COMPACT_TEST(test_limits),
+        COMPACT_TEST(test_stopped_in_the_second_round),
         COMPACT_TEST(test_veto),
         COMPACT_TEST(test_pinned_just_then),
         COMPACT_TEST(test_pin_waits_for_the_move),

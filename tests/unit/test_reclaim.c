@@ -209,6 +209,23 @@ static void test_hopeless_requests_disturb_nobody(void **state)
     ladder_end(&ladder);
 }
 
+/* Who keeps more than lives (small blocks are estimates) makes no more possible. */
+static void test_keepers_that_say_too_much(void **state)
+{
+    (void)state;
+    struct ladder ladder = ladder_make(100, 100);
+    struct keeper cache;
+    ladder_register(&ladder);
+    keep(&ladder, &cache, CENOTE_RECLAIM_CACHE, 1, 'a', 180);
+    /* 300 left, 300 idle, 100 live in the cache's pool. */
+    assert_int_equal(cenote_budget_charge(ladder.rig.budget, 701, "too much", NULL),
+                     CENOTE_E_BUDGET);
+    assert_false(cn_budget_make_quota(ladder.rig.budget, as_pool(&ladder.pools[1]), 101));
+    assert_int_equal(cache.asked + ladder.pools[0].asked + ladder.pools[1].asked, 0);
+    cn_budget_unregister(ladder.rig.budget, &cache.client);
+    ladder_end(&ladder);
+}
+
 /* ---- what is dropped ---- */
 
 static void test_rungs_in_order(void **state)
@@ -320,6 +337,7 @@ int main(void)
         cmocka_unit_test(test_lowest_priority_first_and_no_more_than_needed),
         cmocka_unit_test(test_the_asker_gives_first),
         cmocka_unit_test(test_hopeless_requests_disturb_nobody),
+        cmocka_unit_test(test_keepers_that_say_too_much),
         cmocka_unit_test(test_rungs_in_order),
         cmocka_unit_test(test_only_who_keeps_something_in_the_pool),
         cmocka_unit_test(test_explanation),

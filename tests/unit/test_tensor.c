@@ -298,6 +298,20 @@ static void test_table_is_charged(void **state)
         assert_int_equal(cenote_tensor_release(rig->pool, tensors[i], NULL), CENOTE_OK);
 }
 
+/* What is refused takes no slot of the table. */
+static void test_refused_take_no_slot(void **state)
+{
+    struct rig *rig = *state;
+    cenote_tensor_options large = bytes_of(2 * LIMIT);
+    cenote_tensor tensor = create(rig->pool, 100);
+    uint64_t table_bytes = stats_of(rig->pool).table_bytes;
+    for (unsigned i = 0; i < 5000; i++)
+        assert_int_equal(cenote_tensor_create(rig->pool, &large, &(cenote_tensor){0}, NULL),
+                         CENOTE_E_BUDGET);
+    assert_int_equal(stats_of(rig->pool).table_bytes, table_bytes);
+    assert_int_equal(cenote_tensor_release(rig->pool, tensor, NULL), CENOTE_OK);
+}
+
 /* Fails each reservation and commit of the first tensor in turn; nothing stays. */
 static void test_fault_sweep(void **state)
 {
@@ -338,6 +352,7 @@ int main(void)
         TENSOR_TEST(test_shapes),
         TENSOR_TEST(test_bad_options),
         TENSOR_TEST(test_table_is_charged),
+        TENSOR_TEST(test_refused_take_no_slot),
         TENSOR_TEST(test_fault_sweep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

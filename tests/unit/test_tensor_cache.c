@@ -268,6 +268,36 @@ static void test_kept_tensors_make_room(void **state)
     give_back(cached, cached->attention, tensors[5]);
 }
 
+/* What was evicted for somebody is not left at hand for the thread, which would cost more of them.
+ */
+static void test_no_more_small_ones_go_than_needed(void **state)
+{
+    struct cached *cached = *state;
+    enum { TENSORS = 64 };
+    struct cached small = *cached;
+    cenote_pool *pool = rig_pool(&cached->rig, CENOTE_CLASS_GENERAL, 8 * MIB);
+    cenote_pool *other = rig_pool(&cached->rig, CENOTE_CLASS_PARAMETERS, 0);
+    cenote_tensor_cache_options options = CENOTE_TENSOR_CACHE_OPTIONS_INIT;
+    options.pools = &pool;
+    options.pool_count = 1;
+    options.limit_bytes = 4 * MIB;
+    assert_int_equal(cenote_tensor_cache_create(&options, &small.cache, NULL), CENOTE_OK);
+    cenote_tensor tensors[TENSORS];
+    for (unsigned i = 0; i < TENSORS; i++)
+        tensors[i] = get(&small, pool, row(32 * KIB));
+    for (unsigned i = 0; i < TENSORS; i++)
+        give_back(&small, pool, tensors[i]);
+    (void)cenote_pool_trim(pool);
+    void *data = NULL;
+    uint64_t left = rig_room(&cached->rig) / CENOTE_GRANULE_BYTES * CENOTE_GRANULE_BYTES;
+    assert_int_equal(cenote_pool_alloc(other, left + CENOTE_GRANULE_BYTES, &data, NULL), CENOTE_OK);
+    assert_in_range(stats_of(&small).evicted_count, 1, 10);
+    cenote_pool_free(other, data);
+    assert_int_equal(cenote_pool_destroy(other), 0);
+    assert_int_equal(cenote_tensor_cache_destroy(small.cache), 0);
+    assert_int_equal(cenote_pool_destroy(pool), 0);
+}
+
 static void test_kept_tensors_make_way_for_a_quota(void **state)
 {
     struct cached *cached = *state;
@@ -275,9 +305,9 @@ static void test_kept_tensors_make_way_for_a_quota(void **state)
     void *data = NULL;
     for (unsigned i = 0; i < 6; i++)
         here[i] = get(cached, cached->attention, row(MIB));
+    give_back(cached, cached->activations, there); /* the oldest, and none of that quota */
     for (unsigned i = 0; i < 6; i++)
         give_back(cached, cached->attention, here[i]);
-    give_back(cached, cached->activations, there);
     assert_int_equal(cenote_pool_alloc(cached->attention, 36 * MIB, &data, NULL), CENOTE_OK);
     assert_int_equal(rig_stats(cached->attention).used_bytes, 40 * MIB);
     assert_int_equal(cenote_pool_quota_set(cached->attention, 35 * MIB, NULL), CENOTE_E_BUDGET);
@@ -286,6 +316,7 @@ static void test_kept_tensors_make_way_for_a_quota(void **state)
     assert_int_equal(rig_stats(cached->attention).used_bytes, 37 * MIB);
     assert_int_equal(stats_of(cached).kept_count, 2); /* one here, and the other pool's */
     cenote_pool_free(cached->attention, data);
+    assert_int_equal(rig_stats(cached->activations).used_bytes, MIB);
 }
 
 /* What the thread keeps for itself is no reason to refuse it another shape. */
@@ -718,6 +749,7 @@ int main(void)
         TEST(test_evicted_memory_goes_back),
         TEST(test_larger_than_the_cap),
         TEST(test_kept_tensors_make_room),
+        TEST(test_no_more_small_ones_go_than_needed),
         TEST(test_kept_tensors_make_way_for_a_quota),
         TEST(test_own_front_makes_room),
         TEST(test_what_was_not_lent_is_not_taken),
