@@ -25,7 +25,7 @@
 /* The smallest class for @p size_bytes, 1..CN_CLASS_BYTES_MAX. */
 static inline uint32_t cn_size_class(uint64_t size_bytes)
 {
-    uint32_t unit = (uint32_t)(size_bytes - 1) >> CN_CLASS_UNIT_SHIFT;
+    uint32_t unit = (uint32_t)((size_bytes - 1) >> CN_CLASS_UNIT_SHIFT);
     if (unit < CN_CLASS_BYTES_MIN / 64 - 1)
         unit = CN_CLASS_BYTES_MIN / 64 - 1;
     /* Below 16 units one for each; above, the four highest bits say which. */

@@ -8,9 +8,11 @@
 #define CN_CACHE_LINES_APART (2 * CN_CACHE_LINE_BYTES)
 #define CN_ALIGNED(bytes)    __attribute__((aligned(bytes)))
 #define CN_NOINLINE          __attribute__((noinline))
-#define CN_LIKELY(x)         __builtin_expect(!!(x), 1)
-#define CN_UNLIKELY(x)       __builtin_expect(!!(x), 0)
-#define CN_ARRAY_COUNT(a)    (sizeof(a) / sizeof((a)[0]))
+/* Begins with a cache line, so that it takes as few as it can wherever the linker puts it. */
+#define CN_LINE_ALIGNED   __attribute__((aligned(CN_CACHE_LINE_BYTES)))
+#define CN_LIKELY(x)      __builtin_expect(!!(x), 1)
+#define CN_UNLIKELY(x)    __builtin_expect(!!(x), 0)
+#define CN_ARRAY_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 /* A word as it is in memory <-> byte 0 lowest. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__

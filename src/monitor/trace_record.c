@@ -17,7 +17,7 @@
 
 #include "base/hash.h"
 #include "monitor/trace_format.h"
-#include "pool/watch.h"
+#include "pool/thread_cache.h"
 
 #define PATH_BYTES_MAX 4096u
 
@@ -179,7 +179,7 @@ static void stop_at_exit(void)
 /* The file is the parent's, and its lock may have been taken by a thread that is not here. */
 static void forget_in_child(void)
 {
-    atomic_store(&cn_watch, NULL);
+    atomic_store(&cn_watch, NULL); /* alone: pools stay on the slow way, which asks */
     pthread_mutex_init(&lock, NULL);
     recorder.on = false;
 }
@@ -222,7 +222,7 @@ static cenote_status start(struct cn_os *os, const char *path, cenote_error *err
     memset(recorder.chunk, 0, sizeof recorder.chunk); /* here now, and so counted by a budget */
     write_all(CN_TRACE_MAGIC, CN_TRACE_MAGIC_BYTES);
     recorder.on = true;
-    atomic_store(&cn_watch, record);
+    cn_thread_cache_watch(record);
     return CENOTE_OK;
 }
 
@@ -241,7 +241,8 @@ cenote_status cenote_trace_start(const char *path, cenote_error *err)
 
 cenote_status cenote_trace_stop(cenote_error *err)
 {
-    atomic_store(&cn_watch, NULL);
+    if (atomic_load(&cn_watch) != NULL) /* a child must not wait for locks that its parent held */
+        cn_thread_cache_watch(NULL);
     pthread_mutex_lock(&lock);
     bool on = recorder.on;
     if (on) {

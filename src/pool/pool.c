@@ -145,6 +145,8 @@ static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options
     pool->small_blocks =
         policy->small_blocks && !options->exact_runs && g->granule_count <= CN_SLAB_GRANULES_MAX;
     pool->id = (uint64_t)pool->number + 1;
+    pool->unwatched_id = UINT64_MAX; /* until it has a cache */
+    pool->slot_at = pool->id % CN_THREAD_CACHE_SLOTS * sizeof(struct cn_thread_cache_slot);
     pool->quota_granules = g->quota_granules;
     cn_lock_init(&pool->lock);
     pthread_mutex_init(&pool->tensors_lock, NULL);

@@ -128,10 +128,10 @@ static CN_NOINLINE cenote_status alloc_slowly(cenote_pool *pool, uint64_t size_b
     return status;
 }
 
-cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes, void **out_data,
-                                cenote_error *err)
+CN_LINE_ALIGNED cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes,
+                                                void **out_data, cenote_error *err)
 {
-    if (CN_UNLIKELY(cn_watched() || !cn_thread_cache_pop(pool, size_bytes, out_data)))
+    if (CN_UNLIKELY(!cn_thread_cache_pop(pool, size_bytes, out_data)))
         return alloc_slowly(pool, size_bytes, out_data, err);
     cn_poison_give(*out_data, size_bytes, cn_class_bytes(cn_size_class(size_bytes)));
     return CENOTE_OK;
@@ -146,12 +146,12 @@ static CN_NOINLINE void free_slowly(cenote_pool *pool, void *data)
         cn_pool_block_free(pool, data);
 }
 
-void cenote_pool_free(cenote_pool *pool, void *data)
+CN_LINE_ALIGNED void cenote_pool_free(cenote_pool *pool, void *data)
 {
     if (CN_POISON && data != NULL && pool->debug == NULL)
         take_from_sight(pool, data, cenote_pool_offset(pool, data));
     /* NULL is in no class: the push fails. */
-    if (CN_UNLIKELY(cn_watched() || !cn_thread_cache_push(pool, data)) && data != NULL)
+    if (CN_UNLIKELY(!cn_thread_cache_push(pool, data)) && data != NULL)
         free_slowly(pool, data);
 }
 

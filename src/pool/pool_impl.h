@@ -49,6 +49,8 @@ struct cenote_pool {
 
     /* What the fast paths of alloc and free look at (thread_cache.h); hardly ever written. */
     CN_ALIGNED(CN_CACHE_LINE_BYTES) uint64_t id; /* number + 1; in slots of threads */
+    _Atomic uint64_t unwatched_id; /* the same, or what is in no slot; thread_cache.c's registry */
+    uint64_t slot_at;              /* of the pool's slot in those of a thread, bytes */
     char *base;
     uint8_t *classes;               /* by page of 8 KiB; release with covered_bytes */
     _Atomic uint64_t covered_bytes; /* of the range, by classes; lock to write */

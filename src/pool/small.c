@@ -334,10 +334,11 @@ struct cn_small_sums cn_small_sums(const cenote_pool *pool)
         uint64_t cached = in_depot[c], taken = small->slabs.taken[c],
                  block_bytes = cn_class_bytes(c);
         for (const struct cn_thread_cache *i = small->caches; i != NULL; i = i->pool_next) {
-            cached += atomic_load_explicit(&i->bins[c].count, memory_order_relaxed);
-            counts.alloc_count += atomic_load_explicit(&i->alloc_count[c], memory_order_relaxed);
+            cached += cn_thread_cache_count(i, c);
+            counts.alloc_count +=
+                atomic_load_explicit(&i->bins[c].alloc_count, memory_order_relaxed);
             counts.requested_bytes +=
-                atomic_load_explicit(&i->requested_bytes[c], memory_order_relaxed);
+                atomic_load_explicit(&i->bins[c].requested_bytes, memory_order_relaxed);
         }
         /* Their owners go on meanwhile, so what is cached may be counted twice or not at all. */
         uint64_t live = taken > cached ? taken - cached : 0;

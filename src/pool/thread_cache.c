@@ -30,6 +30,9 @@
 _Thread_local struct cn_thread_cache_slot cn_thread_cache_slots[CN_THREAD_CACHE_SLOTS]
     __attribute__((tls_model("initial-exec")));
 
+/* A number of no pool, and in no slot. */
+#define NO_POOL UINT64_MAX
+
 static _Thread_local struct cn_thread_cache *thread_caches;
 
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
@@ -38,24 +41,30 @@ static pthread_once_t exit_once = PTHREAD_ONCE_INIT;
 static pthread_key_t exit_key;
 static bool exit_key_made;
 
-static uint32_t count_of(const struct cn_bin *bin)
+static char **first_of(struct cn_thread_cache *cache, uint32_t size_class)
 {
-    return atomic_load_explicit(&bin->count, memory_order_relaxed);
+    return cache->blocks[size_class] + 1;
 }
 
-static void count_set(struct cn_bin *bin, uint32_t count)
+static uint32_t count_of(const struct cn_thread_cache *cache, uint32_t size_class)
 {
-    atomic_store_explicit(&bin->count, (uint16_t)count, memory_order_relaxed);
+    return (uint32_t)cn_thread_cache_count(cache, size_class);
 }
 
-static uint32_t class_of(const struct cn_thread_cache *cache, const struct cn_bin *bin)
+static void count_set(struct cn_thread_cache *cache, uint32_t size_class, uint32_t count)
 {
-    return (uint32_t)(bin - cache->bins);
+    atomic_store_explicit(&cache->bins[size_class].top, first_of(cache, size_class) + count,
+                          memory_order_relaxed);
 }
 
-static char **blocks_of(struct cn_thread_cache *cache, const struct cn_bin *bin)
+static uint32_t capacity_of(struct cn_thread_cache *cache, uint32_t size_class)
 {
-    return cache->blocks[class_of(cache, bin)];
+    return (uint32_t)(cache->bins[size_class].end - first_of(cache, size_class));
+}
+
+static void capacity_set(struct cn_thread_cache *cache, uint32_t size_class, uint32_t capacity)
+{
+    cache->bins[size_class].end = first_of(cache, size_class) + capacity;
 }
 
 static uint32_t id_of(const cenote_pool *pool, const char *block)
@@ -95,23 +104,23 @@ static void put_away(struct cn_thread_cache *cache, uint32_t size_class, const u
 }
 
 /* Takes the oldest @p count blocks out of a bin. */
-static void take_oldest(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count,
+static void take_oldest(struct cn_thread_cache *cache, uint32_t size_class, uint32_t count,
                         uint32_t *out_ids)
 {
-    uint32_t left = count_of(bin) - count;
-    char **blocks = blocks_of(cache, bin);
+    uint32_t left = count_of(cache, size_class) - count;
+    char **blocks = first_of(cache, size_class);
     for (uint32_t i = 0; i < count; i++)
         out_ids[i] = id_of(cache->pool, blocks[i]);
     memmove(blocks, blocks + count, left * sizeof blocks[0]);
-    count_set(bin, left);
+    count_set(cache, size_class, left);
 }
 
 /* Makes room in a bin. Nothing is locked. */
-static void spill(struct cn_thread_cache *cache, struct cn_bin *bin, uint32_t count)
+static void spill(struct cn_thread_cache *cache, uint32_t size_class, uint32_t count)
 {
     uint32_t ids[CN_BIN_BLOCKS_MAX];
-    take_oldest(cache, bin, count, ids);
-    put_away(cache, class_of(cache, bin), ids, count);
+    take_oldest(cache, size_class, count, ids);
+    put_away(cache, size_class, ids, count);
 }
 
 /* ---- capacity ---- */
@@ -135,39 +144,38 @@ static bool pay(struct cn_thread_cache *cache, uint64_t bytes)
  * holds larger blocks, loses half its capacity. So small blocks, of which a byte saves most, are
  * not crowded out by large ones, and a class that was given up is forgotten. One bin each time:
  * bins that all want more would do nothing but take from each other. */
-static void take_from_another(struct cn_thread_cache *cache, const struct cn_bin *mine)
+static void take_from_another(struct cn_thread_cache *cache, uint32_t size_class)
 {
-    cache->hand = cache->hand % CN_CLASS_LAST + 1;
-    struct cn_bin *bin = &cache->bins[cache->hand];
-    uint64_t used = atomic_load_explicit(&cache->alloc_count[cache->hand], memory_order_relaxed);
-    bool idle = used == cache->seen[cache->hand];
-    cache->seen[cache->hand] = used;
-    if (bin == mine || bin->capacity == 0 || !(idle || bin > mine))
+    uint32_t c = cache->hand = cache->hand % CN_CLASS_LAST + 1;
+    uint64_t used = atomic_load_explicit(&cache->bins[c].alloc_count, memory_order_relaxed);
+    bool idle = used == cache->seen[c];
+    uint32_t capacity = capacity_of(cache, c), keep = capacity / 2;
+    cache->seen[c] = used;
+    if (c == size_class || capacity == 0 || !(idle || c > size_class))
         return;
-    uint32_t keep = bin->capacity / 2;
-    if (count_of(bin) > keep)
-        spill(cache, bin, count_of(bin) - keep);
-    cache->spare_bytes += (bin->capacity - keep) * cn_class_bytes(cache->hand);
-    bin->capacity = (uint16_t)keep;
+    if (count_of(cache, c) > keep)
+        spill(cache, c, count_of(cache, c) - keep);
+    capacity_set(cache, c, keep);
+    cache->spare_bytes += (capacity - keep) * cn_class_bytes(c);
 }
 
 /* Doubles a bin's capacity, within a batch's bytes; from 0 to 1 always. */
-static bool grow(struct cn_thread_cache *cache, struct cn_bin *bin)
+static bool grow(struct cn_thread_cache *cache, uint32_t size_class)
 {
-    uint64_t block_bytes = cn_class_bytes(class_of(cache, bin));
-    uint64_t step = BATCH_BYTES / block_bytes;
-    step = step < bin->capacity ? step : bin->capacity;
+    uint64_t block_bytes = cn_class_bytes(size_class), step = BATCH_BYTES / block_bytes;
+    uint32_t capacity = capacity_of(cache, size_class);
+    step = step < capacity ? step : capacity;
     step = step > 0 ? step : 1;
-    step = step < CN_BIN_BLOCKS_MAX - bin->capacity ? step : CN_BIN_BLOCKS_MAX - bin->capacity;
+    step = step < CN_BIN_BLOCKS_MAX - capacity ? step : CN_BIN_BLOCKS_MAX - capacity;
     if (step == 0)
         return false;
     uint64_t bytes = step * block_bytes;
     if (!pay(cache, bytes)) {
-        take_from_another(cache, bin);
+        take_from_another(cache, size_class);
         if (!pay(cache, bytes))
             return false;
     }
-    bin->capacity = (uint16_t)(bin->capacity + step);
+    capacity_set(cache, size_class, capacity + (uint32_t)step);
     return true;
 }
 
@@ -178,14 +186,11 @@ static uint64_t empty(struct cn_thread_cache *cache)
 {
     uint64_t bytes = 0;
     for (uint32_t c = 1; c <= CN_CLASS_LAST; c++) {
-        struct cn_bin *bin = &cache->bins[c];
-        if (bin->capacity == 0)
-            continue;
-        uint32_t ids[CN_BIN_BLOCKS_MAX], count = count_of(bin);
-        take_oldest(cache, bin, count, ids);
+        uint32_t ids[CN_BIN_BLOCKS_MAX], count = count_of(cache, c);
+        take_oldest(cache, c, count, ids);
         give_to_slabs(cache->pool, ids, count);
         bytes += count * cn_class_bytes(c);
-        bin->capacity = 0;
+        capacity_set(cache, c, 0);
     }
     cn_budget_cache_give(cache->pool->budget, CN_CACHE_THREADS, cache->bought_bytes);
     cache->bought_bytes = cache->spare_bytes = 0;
@@ -284,8 +289,8 @@ static void retire(struct cn_thread_cache *cache)
         link = &(*link)->pool_next;
     *link = cache->pool_next;
     for (uint32_t c = 1; c <= CN_CLASS_LAST; c++) {
-        small->counts[c].alloc_count += atomic_exchange(&cache->alloc_count[c], 0);
-        small->counts[c].requested_bytes += atomic_exchange(&cache->requested_bytes[c], 0);
+        small->counts[c].alloc_count += atomic_exchange(&cache->bins[c].alloc_count, 0);
+        small->counts[c].requested_bytes += atomic_exchange(&cache->bins[c].requested_bytes, 0);
     }
     cache->pool_next = small->spare_caches;
     small->spare_caches = cache;
@@ -317,6 +322,22 @@ static void make_exit_key(void)
     exit_key_made = pthread_key_create(&exit_key, thread_ends) == 0;
 }
 
+/* Lets the fast paths see the pool, unless somebody watches. Registry locked. */
+static void show(cenote_pool *pool)
+{
+    bool watched = atomic_load_explicit(&cn_watch, memory_order_relaxed) != NULL;
+    atomic_store_explicit(&pool->unwatched_id, watched ? NO_POOL : pool->id, memory_order_relaxed);
+}
+
+void cn_thread_cache_watch(cn_watch_fn watch)
+{
+    pthread_mutex_lock(&registry);
+    atomic_store_explicit(&cn_watch, watch, memory_order_release);
+    for (cenote_pool *pool = pools; pool != NULL; pool = pool->small->next_pool)
+        show(pool);
+    pthread_mutex_unlock(&registry);
+}
+
 /* A cache that nobody uses, or a new one. Registry and pool locked. */
 static struct cn_thread_cache *place(cenote_pool *pool)
 {
@@ -333,8 +354,14 @@ static struct cn_thread_cache *place(cenote_pool *pool)
     if (small->cache_count++ == 0) {
         small->next_pool = pools;
         pools = pool;
+        show(pool);
     }
-    return (struct cn_thread_cache *)((char *)small + at);
+    cache = (struct cn_thread_cache *)((char *)small + at);
+    for (uint32_t c = 1; c <= CN_CLASS_LAST; c++) {
+        count_set(cache, c, 0);
+        capacity_set(cache, c, 0);
+    }
+    return cache;
 }
 
 /* Registry locked. NULL when there is no memory for one: the thread does without. */
@@ -363,22 +390,21 @@ static struct cn_thread_cache *cache_make(cenote_pool *pool)
  * there are none, for each block that comes and goes is to be seen. */
 static struct cn_thread_cache *cache_of(cenote_pool *pool)
 {
-    struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
+    struct cn_thread_cache_slot *slot = cn_thread_cache_slot_of(pool);
     if (pool->debug != NULL)
         return NULL;
-    if (CN_UNLIKELY(cache == NULL)) {
+    if (CN_UNLIKELY(slot->pool_id != pool->id)) {
         pthread_mutex_lock(&registry);
-        cache = cache_in_list(pool);
+        struct cn_thread_cache *cache = cache_in_list(pool);
         if (cache == NULL)
             cache = cache_make(pool);
         pthread_mutex_unlock(&registry);
         if (cache == NULL)
             return NULL;
-        cn_thread_cache_slots[pool->id % CN_THREAD_CACHE_SLOTS] =
-            (struct cn_thread_cache_slot){pool->id, cache};
+        *slot = (struct cn_thread_cache_slot){pool->id, cache};
     }
-    heed(cache);
-    return cache;
+    heed(slot->cache);
+    return slot->cache;
 }
 
 void cn_thread_cache_forget_pool(cenote_pool *pool)
@@ -415,31 +441,32 @@ static cenote_status take_from_slabs(cenote_pool *pool, uint64_t size_bytes, uin
 
 /* Puts what a batch brought beyond the first block into the bin, the lowest on top; what it has no
  * room for goes back. */
-static void fill(struct cn_thread_cache *cache, struct cn_bin *bin, const uint32_t *ids,
+static void fill(struct cn_thread_cache *cache, uint32_t size_class, const uint32_t *ids,
                  uint32_t count)
 {
-    cenote_pool *pool = cache->pool;
-    uint32_t have = count_of(bin), room = bin->capacity - have;
+    uint32_t have = count_of(cache, size_class), room = capacity_of(cache, size_class) - have;
     uint32_t kept = count < room ? count : room;
-    for (uint32_t i = 0; i < kept; i++)
-        blocks_of(cache, bin)[have + i] = block_of(pool, ids[kept - 1 - i]);
-    count_set(bin, have + kept);
+    char **top = first_of(cache, size_class) + have;
+    for (uint32_t i = kept; i-- > 0;)
+        *top++ = block_of(cache->pool, ids[i]);
+    count_set(cache, size_class, have + kept);
     if (kept < count)
-        put_away(cache, class_of(cache, bin), ids + kept, count - kept);
+        put_away(cache, size_class, ids + kept, count - kept);
 }
 
 /* A batch is the block that is asked for and half of what the bin may hold: of the depot, else of
  * the slabs, a batch's bytes at most. Nothing is locked. */
-static cenote_status take_batch(struct cn_thread_cache *cache, struct cn_bin *bin,
-                                uint64_t size_bytes, uint32_t *out_ids, uint32_t *out_count,
-                                cenote_error *err)
+static cenote_status take_batch(struct cn_thread_cache *cache, uint64_t size_bytes,
+                                uint32_t *out_ids, uint32_t *out_count, cenote_error *err)
 {
-    uint64_t block_bytes = cn_class_bytes(class_of(cache, bin));
+    uint32_t size_class = cn_size_class(size_bytes);
+    uint64_t block_bytes = cn_class_bytes(size_class);
     bool small = block_bytes <= BATCH_BYTES / 2;
     if (small)
-        (void)grow(cache, bin);
-    uint64_t half = bin->capacity / 2, most = small ? BATCH_BYTES / block_bytes : 0;
-    *out_count = cn_depot_get(cache->depot, class_of(cache, bin), 1 + (uint32_t)half, out_ids);
+        (void)grow(cache, size_class);
+    uint64_t half = capacity_of(cache, size_class) / 2,
+             most = small ? BATCH_BYTES / block_bytes : 0;
+    *out_count = cn_depot_get(cache->depot, size_class, 1 + (uint32_t)half, out_ids);
     if (*out_count > 0)
         return CENOTE_OK;
     return take_from_slabs(cache->pool, size_bytes, 1 + (uint32_t)(half < most ? half : most),
@@ -450,8 +477,8 @@ static void count_alloc(cenote_pool *pool, struct cn_thread_cache *cache, uint64
 {
     uint32_t size_class = cn_size_class(size_bytes);
     if (cache != NULL) {
-        cn_add_relaxed(&cache->alloc_count[size_class], 1);
-        cn_add_relaxed(&cache->requested_bytes[size_class], size_bytes);
+        cn_add_relaxed(&cache->bins[size_class].alloc_count, 1);
+        cn_add_relaxed(&cache->bins[size_class].requested_bytes, size_bytes);
         return;
     }
     struct cn_class_counts *counts = &pool->small->counts[size_class];
@@ -473,55 +500,63 @@ cenote_status cn_thread_cache_alloc(cenote_pool *pool, uint64_t size_bytes, void
                                     cenote_error *err)
 {
     cenote_status status = CENOTE_OK;
-    struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
-    if (cache == NULL)
+    if (cn_thread_cache_slot_of(pool)->pool_id != pool->id)
         status = open_books(pool, err);
     if (status != CENOTE_OK)
         return status;
-    cache = cache_of(pool);
-    /* It may be there, and another pool's in its slot until now. */
-    if (cache != NULL && cn_thread_cache_pop(pool, size_bytes, out_data))
+    struct cn_thread_cache *cache = cache_of(pool);
+    uint32_t size_class = cn_size_class(size_bytes);
+    /* Another pool's cache may have been in its slot until now, or somebody watches. */
+    if (cache != NULL && count_of(cache, size_class) > 0) {
+        uint32_t left = count_of(cache, size_class) - 1;
+        *out_data = first_of(cache, size_class)[left];
+        count_set(cache, size_class, left);
+        count_alloc(pool, cache, size_bytes);
         return CENOTE_OK;
-    struct cn_bin *bin = cache != NULL ? &cache->bins[cn_size_class(size_bytes)] : NULL;
+    }
     uint32_t ids[1 + CN_BIN_BLOCKS_MAX], count = 0;
-    status = bin != NULL ? take_batch(cache, bin, size_bytes, ids, &count, err)
-                         : take_from_slabs(pool, size_bytes, 1, ids, &count, err);
+    status = cache != NULL ? take_batch(cache, size_bytes, ids, &count, err)
+                           : take_from_slabs(pool, size_bytes, 1, ids, &count, err);
     if (status != CENOTE_OK)
         return status;
     *out_data = block_of(pool, ids[0]);
     count_alloc(pool, cache, size_bytes);
     if (count > 1)
-        fill(cache, bin, ids + 1, count - 1);
+        fill(cache, size_class, ids + 1, count - 1);
     return CENOTE_OK;
+}
+
+static void free_without_cache(cenote_pool *pool, uint32_t id)
+{
+    pthread_mutex_lock(&pool->lock);
+    give_to_slabs(pool, &id, 1);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 bool cn_thread_cache_free(cenote_pool *pool, uint64_t offset)
 {
-    uint32_t size_class = cn_class_at(pool, offset);
+    uint32_t c = cn_class_at(pool, offset);
     char *data = pool->base + offset;
-    if (size_class == 0)
+    if (c == 0)
         return false;
-    assert(size_class <= CN_CLASS_LAST && offset % 64 == 0 &&
-           "cenote_pool_free: not a block of this pool");
+    assert(c <= CN_CLASS_LAST && offset % 64 == 0 && "cenote_pool_free: not a block of this pool");
     struct cn_thread_cache *cache = cache_of(pool);
-    struct cn_bin *bin = cache != NULL ? &cache->bins[size_class] : NULL;
-    for (uint32_t i = 0; bin != NULL && i < count_of(bin); i++)
-        assert(cache->blocks[size_class][i] != data && "cenote_pool_free: a block that is free");
     uint32_t id = id_of(pool, data);
-    if (bin == NULL) {
-        pthread_mutex_lock(&pool->lock);
-        give_to_slabs(pool, &id, 1);
-        pthread_mutex_unlock(&pool->lock);
+    if (cache == NULL) {
+        free_without_cache(pool, id);
         return true;
     }
-    if (count_of(bin) == bin->capacity && !grow(cache, bin) && bin->capacity > 0)
-        spill(cache, bin, (bin->capacity + 1) / 2);
-    uint32_t count = count_of(bin);
-    if (count == bin->capacity) {
-        put_away(cache, size_class, &id, 1);
+    for (uint32_t i = 0; i < count_of(cache, c); i++)
+        assert(first_of(cache, c)[i] != data && "cenote_pool_free: a block that is free");
+    uint32_t capacity = capacity_of(cache, c);
+    if (count_of(cache, c) == capacity && !grow(cache, c) && capacity > 0)
+        spill(cache, c, (capacity + 1) / 2);
+    uint32_t count = count_of(cache, c);
+    if (count == capacity_of(cache, c)) {
+        put_away(cache, c, &id, 1);
         return true;
     }
-    cache->blocks[size_class][count] = data;
-    count_set(bin, count + 1);
+    first_of(cache, c)[count] = data;
+    count_set(cache, c, count + 1);
     return true;
 }

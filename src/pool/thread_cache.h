@@ -3,7 +3,7 @@
  *
  *   thread's slots   [ pool 17 | cache ][ - ][ pool 3 | cache ] ..      by the pool's number
  *                                \
- *   cache            bins[class]:  count, capacity | blocks, the last freed on top
+ *   cache            bins[class]:  top, end | blocks, the last freed on top
  *                                    |   ^
  *   miss: a batch  <-----------------+   +----------------->  full: the older half
  *                  the pool's depot (depot.h), locked for a copy
@@ -29,24 +29,24 @@
 
 #include "base/compiler.h"
 #include "pool/small.h"
+#include "pool/watch.h"
 
 #define CN_BIN_BLOCKS_MAX     24u
 #define CN_THREAD_CACHE_SLOTS 32u
 #define CN_THREAD_CACHE_BINS  (CN_CLASS_INSIDE + 1) /* those of 0 and INSIDE have no capacity */
 
-/* Atomic members are written by the owner alone, and read by others for statistics. */
+/* All that a hit looks at, in half a cache line. Atomic members are written by the owner alone, and
+ * read by others for statistics. */
 struct cn_bin {
-    _Atomic uint16_t count;
-    uint16_t capacity;
+    _Atomic(char **) top;                          /* where the next block goes */
+    char **end;                                    /* where it must not go any more */
+    _Atomic uint64_t alloc_count, requested_bytes; /* ever */
 };
 
-/* Apart from the blocks, so that the fast paths reach a bin's count in one addition: these few
- * loads and additions wait for each other, and are all that a hit takes. */
 struct cn_thread_cache {
     CN_ALIGNED(CN_CACHE_LINES_APART) struct cn_bin bins[CN_THREAD_CACHE_BINS];
-    _Atomic uint64_t alloc_count[CN_THREAD_CACHE_BINS]; /* ever */
-    _Atomic uint64_t requested_bytes[CN_THREAD_CACHE_BINS];
-    char *blocks[CN_THREAD_CACHE_BINS][CN_BIN_BLOCKS_MAX];
+    /* Of each bin. The first is NULL: what lies on top of an empty bin. */
+    char *blocks[CN_THREAD_CACHE_BINS][1 + CN_BIN_BLOCKS_MAX];
     cenote_pool *pool;
     struct cn_depot *depot;               /* the pool's */
     struct cn_thread_cache *thread_next;  /* of this thread; registry */
@@ -73,29 +73,43 @@ static inline void cn_add_relaxed(_Atomic uint64_t *sum, uint64_t value)
                           memory_order_relaxed);
 }
 
-/* This thread's cache of @p pool; NULL when it has none at hand. */
-static inline struct cn_thread_cache *cn_thread_cache_at_hand(const cenote_pool *pool)
+/* The slot that @p pool shares with others, if its cache is not there. */
+static inline struct cn_thread_cache_slot *cn_thread_cache_slot_of(const cenote_pool *pool)
 {
-    const struct cn_thread_cache_slot *slot =
-        &cn_thread_cache_slots[pool->id % CN_THREAD_CACHE_SLOTS];
-    return CN_LIKELY(slot->pool_id == pool->id) ? slot->cache : NULL;
+    return (struct cn_thread_cache_slot *)((char *)cn_thread_cache_slots + pool->slot_at);
+}
+
+/* Has this thread a cache of the pool in @p slot, and nobody watches the pool? */
+static inline bool cn_thread_cache_is_in(const struct cn_thread_cache_slot *slot,
+                                         const cenote_pool *pool)
+{
+    return slot->pool_id == atomic_load_explicit(&pool->unwatched_id, memory_order_relaxed);
+}
+
+/* Blocks in a bin. */
+static inline uint64_t cn_thread_cache_count(const struct cn_thread_cache *cache,
+                                             uint32_t size_class)
+{
+    char **top = atomic_load_explicit(&cache->bins[size_class].top, memory_order_relaxed);
+    return (uint64_t)(top - (cache->blocks[size_class] + 1));
 }
 
 /* The fast path of alloc: the block that was freed last. */
 static inline bool cn_thread_cache_pop(const cenote_pool *pool, uint64_t size_bytes,
                                        void **out_data)
 {
-    struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
-    if (CN_UNLIKELY(cache == NULL || size_bytes - 1 >= CN_CLASS_BYTES_MAX))
+    const struct cn_thread_cache_slot *slot = cn_thread_cache_slot_of(pool);
+    if (CN_UNLIKELY(!cn_thread_cache_is_in(slot, pool) || size_bytes - 1 >= CN_CLASS_BYTES_MAX))
         return false;
-    uint32_t c = cn_size_class(size_bytes);
-    uint32_t count = atomic_load_explicit(&cache->bins[c].count, memory_order_relaxed);
-    if (CN_UNLIKELY(count == 0))
+    struct cn_bin *bin = slot->cache->bins + cn_size_class(size_bytes);
+    char **top = atomic_load_explicit(&bin->top, memory_order_relaxed);
+    char *data = top[-1];
+    if (CN_UNLIKELY(data == NULL))
         return false;
-    *out_data = cache->blocks[c][count - 1];
-    atomic_store_explicit(&cache->bins[c].count, (uint16_t)(count - 1), memory_order_relaxed);
-    cn_add_relaxed(&cache->alloc_count[c], 1);
-    cn_add_relaxed(&cache->requested_bytes[c], size_bytes);
+    *out_data = data;
+    atomic_store_explicit(&bin->top, top - 1, memory_order_relaxed);
+    cn_add_relaxed(&bin->alloc_count, 1);
+    cn_add_relaxed(&bin->requested_bytes, size_bytes);
     return true;
 }
 
@@ -110,16 +124,16 @@ static inline uint32_t cn_class_at(const cenote_pool *pool, uint64_t offset)
 /* The fast path of free. */
 static inline bool cn_thread_cache_push(const cenote_pool *pool, void *data)
 {
-    struct cn_thread_cache *cache = cn_thread_cache_at_hand(pool);
+    const struct cn_thread_cache_slot *slot = cn_thread_cache_slot_of(pool);
     uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)pool->base);
-    if (CN_UNLIKELY(cache == NULL))
+    if (CN_UNLIKELY(!cn_thread_cache_is_in(slot, pool)))
         return false;
-    uint32_t c = cn_class_at(pool, offset);
-    uint32_t count = atomic_load_explicit(&cache->bins[c].count, memory_order_relaxed);
-    if (CN_UNLIKELY(count >= cache->bins[c].capacity))
+    struct cn_bin *bin = slot->cache->bins + cn_class_at(pool, offset);
+    char **top = atomic_load_explicit(&bin->top, memory_order_relaxed);
+    if (CN_UNLIKELY(top >= bin->end))
         return false;
-    cache->blocks[c][count] = data;
-    atomic_store_explicit(&cache->bins[c].count, (uint16_t)(count + 1), memory_order_relaxed);
+    *top = data;
+    atomic_store_explicit(&bin->top, top + 1, memory_order_relaxed);
     return true;
 }
 
@@ -136,5 +150,9 @@ uint64_t cn_thread_cache_give_up_all(cenote_budget *budget);
 
 /* The pool goes: no thread knows its caches any more. Nobody may use it meanwhile. */
 void cn_thread_cache_forget_pool(cenote_pool *pool);
+
+/* From now on all operations of all pools go the slow way, where the watcher is told; or they do
+ * not any more. */
+void cn_thread_cache_watch(cn_watch_fn watch);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What pools tell whoever watches them. There is one watcher at most, the recorder of traces, which
- * lies above pools and may not be included here: it registers a function. While nobody watches, an
- * operation pays for a load and a branch that is never taken. */
+ * lies above pools and may not be included here: it registers a function
+ * (cn_thread_cache_watch()). While nobody watches, the fast paths of alloc and free pay nothing;
+ * while somebody does they find no cache of their thread, and what they go through instead asks. */
 #ifndef CN_POOL_WATCH_H
 #define CN_POOL_WATCH_H
 
@@ -19,13 +20,8 @@
  * class_id, id, size_bytes and align_bytes are set. */
 typedef void (*cn_watch_fn)(const cenote_trace_op *event);
 
-/* NULL: nobody. Stays callable when it is taken away. */
+/* NULL: nobody. Stays callable when it is taken away. Set by cn_thread_cache_watch(). */
 extern _Atomic(cn_watch_fn) cn_watch __attribute__((visibility("hidden")));
-
-static inline bool cn_watched(void)
-{
-    return CN_UNLIKELY(atomic_load_explicit(&cn_watch, memory_order_relaxed) != NULL);
-}
 
 /* What the calling thread's operations are for (cenote_trace_tag()). */
 extern _Thread_local uint32_t cn_watch_tag;
