@@ -49,7 +49,11 @@ static const char *const figure_names[FIGURES] = {
 
 static cenote_pool *pool; /* NULL: malloc */
 
-static __attribute__((noinline)) void *take(uint64_t size_bytes)
+/* As a caller elsewhere in a program; each begins with a cache line, for where it lies costs or
+ * saves a cycle or two. */
+#define CALLER static __attribute__((noinline, aligned(64)))
+
+CALLER void *take(uint64_t size_bytes)
 {
     void *data = NULL;
     cenote_error err;
@@ -59,7 +63,7 @@ static __attribute__((noinline)) void *take(uint64_t size_bytes)
     return data;
 }
 
-static __attribute__((noinline)) void give(void *data)
+CALLER void give(void *data)
 {
     if (pool == NULL)
         free(data);

@@ -212,14 +212,16 @@ CENOTE_API size_t cenote_pool_destroy(cenote_pool *pool);
  *  err), CENOTE_E_NOMEM (the system refused a commit). Nothing stays charged on failure.
  *  Threads: any.  Cost: a few nanoseconds, without a lock, for a block that the thread has at hand;
  *  else O(log range); system calls only for memory not yet committed. */
-CENOTE_MUST_CHECK CENOTE_API cenote_status cenote_pool_alloc(cenote_pool *pool, uint64_t size_bytes,
-                                                             void **out_data, cenote_error *err);
+CENOTE_MUST_CHECK CENOTE_API CENOTE_NO_PLT cenote_status cenote_pool_alloc(cenote_pool *pool,
+                                                                           uint64_t size_bytes,
+                                                                           void **out_data,
+                                                                           cenote_error *err);
 
 /** Frees a block; it stays committed and charged until the budget needs it, it decays or the pool
  *  is trimmed. NULL is fine; a pointer that is no block of the pool is a bug and asserts,
  *  for small blocks perhaps only when they go back to the pool (cenote/debug.h: at once).
  *  Threads: any, whoever allocated it. A thread that ends gives back what it has at hand. */
-CENOTE_API void cenote_pool_free(cenote_pool *pool, void *data);
+CENOTE_API CENOTE_NO_PLT void cenote_pool_free(cenote_pool *pool, void *data);
 
 /** Where a block lies in the pool: its address less that of the pool's range, which no machine and
  *  no run changes. @p data must be a block of the pool.  Threads: any.  Cost: O(1). */

@@ -26,6 +26,17 @@ extern "C" {
 #define CENOTE_PRINTF(format_index, first_index)
 #endif
 
+/** For functions that take a few nanoseconds: programs call the shared library's by its address,
+ * not by way of a jump in the procedure linkage table. */
+#if defined(__has_attribute)
+#if __has_attribute(noplt)
+#define CENOTE_NO_PLT __attribute__((noplt))
+#endif
+#endif
+#ifndef CENOTE_NO_PLT
+#define CENOTE_NO_PLT
+#endif
+
 /** name, code, text */
 #define CENOTE_STATUS_TABLE(X)                                                                     \
     X(CENOTE_OK, 0, "ok")                                                                          \
