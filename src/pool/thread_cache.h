@@ -17,7 +17,8 @@
  * What caches may hold is bought: a bin's capacity is paid for out of half a per cent of the
  * budget's limit, for all threads and pools together, when the bin runs over and before it is
  * larger (the other half is for depots). Who finds nothing left takes from its own other bins. So
- * the bytes in caches are bounded by the sum of capacities, and the fast path counts blocks alone.
+ * the bytes in caches are bounded by the sum of capacities, and the fast path compares pointers
+ * alone.
  *
  * When anybody needs room, the asking thread gives up all its caches and all depots first, and the
  * other threads theirs at their next miss. */

@@ -126,6 +126,39 @@ static void test_freed_blocks_are_at_hand(void **state)
     assert_int_equal(rig_stats(rig->pool).committed_bytes, 0);
 }
 
+static unsigned told_count;
+
+static void count_told(const cenote_trace_op *event)
+{
+    (void)event;
+    told_count++;
+}
+
+/* Who watches is told of what a thread has at hand too, of pools that were there and of new ones;
+ * and afterwards it is at hand again. */
+static void test_watching(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool_free(rig->pool, rig_alloc(rig->pool, 1000));
+    cn_thread_cache_watch(count_told);
+    cenote_pool *other = rig_pool(rig, CENOTE_CLASS_TEXT_EMBEDDINGS, 0);
+    for (unsigned i = 0; i < 10; i++) {
+        cenote_pool_free(rig->pool, rig_alloc(rig->pool, 1000));
+        cenote_pool_free(other, rig_alloc(other, 1000));
+    }
+    cn_thread_cache_watch(NULL);
+    assert_int_equal(told_count, 40);
+    cenote_pool *pools[] = {rig->pool, other};
+    for (unsigned i = 0; i < 2; i++) {
+        void *data = NULL;
+        assert_true(cn_thread_cache_pop(pools[i], 1000, &data));
+        assert_true(cn_thread_cache_push(pools[i], data));
+    }
+    assert_int_equal(told_count, 40);
+    assert_int_equal(rig_stats(rig->pool).alloc_count, 12);
+    (void)cenote_pool_destroy(other);
+}
+
 /* However much is freed, a hundredth of the budget stays at hand, of all pools together. */
 static void test_cap(void **state)
 {
@@ -480,6 +513,7 @@ int main(void)
         SMALL_TEST(test_metadata_is_small),
         SMALL_TEST(test_exact_runs),
         SMALL_TEST(test_freed_blocks_are_at_hand),
+        SMALL_TEST(test_watching),
         SMALL_TEST(test_cap),
         SMALL_TEST(test_cap_of_a_cache),
         SMALL_TEST(test_many_blocks_of_a_class),
