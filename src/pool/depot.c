@@ -62,7 +62,7 @@ static void take_oldest(struct cn_depot *depot, uint32_t size_class, uint32_t co
 /* The hand goes on to the next shelf. @return how many blocks nobody seems to want. */
 static uint32_t take_stale(struct cn_depot *depot, uint32_t *out_ids)
 {
-    depot->hand = depot->hand % CN_CLASS_LAST + 1;
+    depot->hand = depot->hand % CN_DEPOT_CLASS_LAST + 1;
     struct cn_shelf *shelf = &depot->shelves[depot->hand];
     uint32_t stale = (shelf->low + 1u) / 2;
     stale = stale < CN_DEPOT_STALE_MAX ? stale : CN_DEPOT_STALE_MAX;
@@ -74,6 +74,10 @@ static uint32_t take_stale(struct cn_depot *depot, uint32_t *out_ids)
 uint32_t cn_depot_put(struct cn_depot *depot, cenote_budget *budget, uint32_t size_class,
                       const uint32_t *ids, uint32_t count, uint32_t *out_left)
 {
+    if (size_class > CN_DEPOT_CLASS_LAST) {
+        memcpy(out_left, ids, count * sizeof *ids);
+        return count;
+    }
     struct cn_shelf *shelf = &depot->shelves[size_class];
     pthread_mutex_lock(&depot->lock);
     uint32_t room = CN_SHELF_BLOCKS_MAX - shelf->count;
@@ -93,6 +97,8 @@ uint32_t cn_depot_put(struct cn_depot *depot, cenote_budget *budget, uint32_t si
 uint32_t cn_depot_get(struct cn_depot *depot, uint32_t size_class, uint32_t count,
                       uint32_t *out_ids)
 {
+    if (size_class > CN_DEPOT_CLASS_LAST)
+        return 0;
     struct cn_shelf *shelf = &depot->shelves[size_class];
     pthread_mutex_lock(&depot->lock);
     uint32_t got = count < shelf->count ? count : shelf->count;
@@ -110,7 +116,7 @@ void cn_depot_counts(struct cn_depot *depot, uint16_t out_counts[CN_CLASS_LAST +
 {
     pthread_mutex_lock(&depot->lock);
     for (uint32_t c = 0; c <= CN_CLASS_LAST; c++)
-        out_counts[c] = depot->shelves[c].count;
+        out_counts[c] = c <= CN_DEPOT_CLASS_LAST ? depot->shelves[c].count : 0;
     pthread_mutex_unlock(&depot->lock);
 }
 
@@ -135,7 +141,7 @@ const char *cn_depot_check(struct cn_depot *depot)
     uint64_t bytes = 0;
     bool low_true = true;
     pthread_mutex_lock(&depot->lock);
-    for (uint32_t c = 1; c <= CN_CLASS_LAST; c++) {
+    for (uint32_t c = 1; c <= CN_DEPOT_CLASS_LAST; c++) {
         bytes += depot->shelves[c].count * cn_class_bytes(c);
         low_true &= depot->shelves[c].low <= depot->shelves[c].count;
     }

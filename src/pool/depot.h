@@ -26,6 +26,9 @@
 #include "pool/budget.h"
 
 #define CN_SHELF_BLOCKS_MAX 128u
+/* Larger blocks are runs of granules, which the pool finds as quickly: they would take the room of
+ * many of those for which granules have to be lent. They pass by. */
+#define CN_DEPOT_CLASS_LAST (CN_CLASS_RUN_FIRST - 1)
 /* Blocks of another class that a put may have left over, beside its own. */
 #define CN_DEPOT_STALE_MAX 16u
 
@@ -39,8 +42,8 @@ struct cn_depot {
     uint64_t bytes; /* lock, as what follows */
     uint64_t bought_bytes;
     uint32_t hand;
-    struct cn_shelf shelves[CN_CLASS_LAST + 1];
-    uint32_t ids[CN_CLASS_LAST + 1][CN_SHELF_BLOCKS_MAX];
+    struct cn_shelf shelves[CN_DEPOT_CLASS_LAST + 1];
+    uint32_t ids[CN_DEPOT_CLASS_LAST + 1][CN_SHELF_BLOCKS_MAX];
 };
 
 /* Takes zeroed memory. */
@@ -56,7 +59,7 @@ uint32_t cn_depot_put(struct cn_depot *depot, cenote_budget *budget, uint32_t si
 uint32_t cn_depot_get(struct cn_depot *depot, uint32_t size_class, uint32_t count,
                       uint32_t *out_ids);
 
-/* How many blocks lie on each shelf. */
+/* How many blocks of each class there are. */
 void cn_depot_counts(struct cn_depot *depot, uint16_t out_counts[CN_CLASS_LAST + 1]);
 
 /* What all of them take. */

@@ -193,11 +193,11 @@ static void test_cap(void **state)
 static void test_cap_of_a_cache(void **state)
 {
     struct rig *rig = *state;
-    void *blocks[60];
+    void *blocks[100];
     assert_int_equal(cenote_budget_limit_set(rig->budget, 4096 * MIB, NULL), CENOTE_OK);
-    for (unsigned i = 0; i < 60; i++)
-        blocks[i] = rig_alloc(rig->pool, MIB - i % 2 * 200 * KIB);
-    for (unsigned i = 0; i < 60; i++) {
+    for (unsigned i = 0; i < 100; i++)
+        blocks[i] = rig_alloc(rig->pool, (480 - i % 2 * 80) * KIB);
+    for (unsigned i = 0; i < 100; i++) {
         cenote_pool_free(rig->pool, blocks[i]);
         assert_in_range(rig_stats(rig->pool).thread_cached_bytes, 0, 32 * MIB);
     }
@@ -229,10 +229,10 @@ static void test_own_caches_give_way(void **state)
 {
     struct rig *rig = *state;
     cenote_pool *other = rig_pool(rig, CENOTE_CLASS_PARAMETERS, 0);
-    void *a = rig_alloc(rig->pool, MIB), *b = rig_alloc(rig->pool, 600 * KIB);
+    void *a = rig_alloc(rig->pool, MIB), *b = rig_alloc(rig->pool, 400 * KIB);
     cenote_pool_free(rig->pool, a);
     cenote_pool_free(rig->pool, b);
-    assert_int_equal(rig_stats(rig->pool).thread_cached_bytes, MIB + 640 * KIB);
+    assert_int_equal(rig_stats(rig->pool).thread_cached_bytes, MIB + 416 * KIB);
     uint64_t left = LIMIT - RIG_PROCESS_BYTES - rig_charged(rig);
     (void)rig_alloc(other, (left + MIB) / CN_GRANULE_CHARGE_BYTES * GRANULE);
     assert_int_equal(rig_stats(rig->pool).thread_cached_bytes, 0);
