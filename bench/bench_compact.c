@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What compaction costs. (How much of it a serving trace wants: make bench-replay.)
+/* What moving memory by page tables costs: tensors, and idle memory from pool to pool. (How much of
+ * it a serving trace wants: make bench-replay.)
  *
  *     bench_compact [repetitions]                                   default: 31
  *
  * A tensor of 64 MiB, every page written, is moved by cenote_pool_compact(), plan and books
  * included, beside a memcpy of as much between pages that are there, in turns: to a free place with
  * the same offset in 2 MiB; to one whose idle memory has to go first; and to one with another
- * offset, where pages move one by one. And pin and unpin of one tensor. Medians (quarter .. three
+ * offset, where pages move one by one. And pin and unpin of one tensor. Then 64 MiB are allocated
+ * from a pool that has nothing, and a byte is written into every page: once memory is idle in
+ * another pool of a budget that has room for one of them, once nowhere. Medians (quarter .. three
  * quarters); ratios are those of repetitions. */
 #include <cenote/tensor.h>
 
@@ -78,6 +81,65 @@ static double copy_once(char *to, const char *from)
     return (bench_now() - begin) * 1e6;
 }
 
+static cenote_pool *pool_of(cenote_budget *budget, cenote_class class_id)
+{
+    cenote_pool_options options = CENOTE_POOL_OPTIONS_INIT;
+    cenote_pool *pool = NULL;
+    cenote_error err;
+    options.class_id = class_id;
+    options.quota_bytes = TENSOR_BYTES;
+    bench_require(cenote_pool_create(budget, &options, &pool, &err), &err);
+    return pool;
+}
+
+static void *take(cenote_pool *pool)
+{
+    void *data = NULL;
+    cenote_error err;
+    bench_require(cenote_pool_alloc(pool, TENSOR_BYTES, &data, &err), &err);
+    for (uint64_t i = 0; i < TENSOR_BYTES; i += 4096)
+        ((volatile char *)data)[i] = 1;
+    return data;
+}
+
+/* Microseconds of a block from a pool that has nothing, touched. */
+static double take_once(bool idle)
+{
+    cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
+    cenote_budget *budget = NULL;
+    cenote_error err;
+    options.process_bytes = MIB;
+    options.limit_bytes = 2 * MIB + 2 * cenote_pool_overhead_bytes(TENSOR_BYTES) +
+                          cenote_pool_charge_bytes(TENSOR_BYTES);
+    bench_require(cenote_budget_create(&options, &budget, &err), &err);
+    cenote_pool *from = pool_of(budget, CENOTE_CLASS_GRADIENTS);
+    cenote_pool *to = pool_of(budget, CENOTE_CLASS_ACTIVATIONS);
+    cenote_pool_free(from, take(from));
+    if (!idle)
+        cenote_pool_trim(from);
+    double begin = bench_now();
+    void *data = take(to);
+    double end = bench_now();
+    cenote_pool_free(to, data);
+    cenote_pool_destroy(to);
+    cenote_pool_destroy(from);
+    cenote_budget_destroy(budget);
+    return (end - begin) * 1e6;
+}
+
+static void bench_takes(unsigned repetitions)
+{
+    bench_series lent = {0}, fresh = {0};
+    for (unsigned r = 0; r < repetitions; r++) {
+        bench_add(&fresh, take_once(false));
+        bench_add(&lent, take_once(true));
+    }
+    bench_series ratio = bench_ratio(&fresh, &lent);
+    bench_print("64 MiB anew, touched              %8.0f us (%.0f .. %.0f)\n", &fresh);
+    bench_print("64 MiB idle elsewhere, touched    %8.0f us (%.0f .. %.0f)", &lent);
+    bench_print("   anew / it %.0f (%.0f .. %.0f)\n", &ratio);
+}
+
 static double pin_once(cenote_pool *pool, cenote_tensor tensor)
 {
     enum { PINS = 100000 };
@@ -137,6 +199,7 @@ int main(int argc, char **argv)
     options.class_id = CENOTE_CLASS_KV_CACHE;
     bench_require(cenote_pool_create(budget, &options, &pool, &err), &err);
     bench_moves(budget, pool, repetitions);
+    bench_takes(repetitions);
     cenote_pool_destroy(pool);
     cenote_budget_destroy(budget);
     return 0;

@@ -11,7 +11,9 @@
  *  A pool is the memory of one class: runs of 64 KiB granules, of any length, address-ordered
  *  first fit over a reservation that costs nothing until it is committed. Its book-keeping lies
  *  outside the managed range. Memory that was freed stays committed, for its first touch was dear,
- *  until somebody needs it or the pool has handed out 64 times what it holds without it.
+ *  until somebody needs it or the pool has handed out 64 times what it holds without it. Before
+ *  pools hold more in all than ever before, such idle memory is moved to where it is wanted, from
+ *  pool to pool, by page tables.
  *
  *  Threads: a budget may be used from any thread. A pool may be used from any thread; each call
  *  takes the pool's lock, but for small blocks that the thread has at hand. */
@@ -113,7 +115,8 @@ CENOTE_API const char *cenote_reclaim_step_text(cenote_reclaim_step step);
 typedef struct cenote_reclaim_stats {
     uint64_t asked_count; /**< times that a pool, cache, ... was asked */
     uint64_t gave_count;  /**< times that it gave something */
-    uint64_t given_bytes; /**< idle memory: uncharged; the others: became idle memory, or a hole */
+    uint64_t given_bytes; /**< idle memory: uncharged, or moved to where it was wanted; the others:
+                               became idle memory, or a hole */
 } cenote_reclaim_stats;
 
 typedef struct cenote_budget_stats {
@@ -272,10 +275,11 @@ typedef struct cenote_pool_stats {
     uint64_t used_total_bytes;
     uint64_t committed_bytes; /**< resident: this as soon as the blocks are written (Linux 5.14) */
     uint64_t committed_peak_bytes;
-    uint64_t committed_total_bytes;
-    uint64_t block_count; /**< live blocks */
-    uint64_t alloc_count; /**< since create: hits and the misses that were served */
-    uint64_t hit_count;   /**< served from memory that was committed */
+    uint64_t
+        committed_total_bytes; /**< anew; what was idle in another pool or place is not in it */
+    uint64_t block_count;      /**< live blocks */
+    uint64_t alloc_count;      /**< since create: hits and the misses that were served */
+    uint64_t hit_count;        /**< served from memory that was committed */
     uint64_t miss_count[CENOTE_MISS_COUNT];
     uint64_t largest_hole_bytes;   /**< longest free run, committed or not */
     double internal_fragmentation; /**< of used_bytes, what nobody asked for; 0 when empty */

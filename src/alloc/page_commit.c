@@ -153,6 +153,54 @@ bool cn_page_runs_idle_chunks(const struct cn_page_runs *runs, uint64_t below,
     return true;
 }
 
+/* The highest part of @p run that is whole chunks, all committed. */
+static bool highest_whole(const struct cn_page_runs *runs, struct cn_run run,
+                          struct cn_run *out_run)
+{
+    uint64_t end = end_of(run) / CN_CHUNK_GRANULES * CN_CHUNK_GRANULES;
+    for (; end > run.first; end -= CN_CHUNK_GRANULES) {
+        uint64_t first = end;
+        while (first > run.first &&
+               cn_bits_find(runs->committed, false, first - CN_CHUNK_GRANULES, first) == first)
+            first -= CN_CHUNK_GRANULES;
+        *out_run = (struct cn_run){first, end - first};
+        if (first < end)
+            return true;
+    }
+    return false;
+}
+
+bool cn_page_runs_spare_chunks(const struct cn_page_runs *runs, struct cn_run without,
+                               struct cn_run *out_run)
+{
+    struct cn_run idle;
+    for (uint64_t below = runs->granule_count; cn_page_runs_idle_chunks(runs, below, &idle);
+         below = idle.first) {
+        uint64_t end = end_of(idle);
+        if (without.count > 0 && without.first < end && idle.first < end_of(without)) {
+            if (end_of(without) < end) /* what is above it; the rest is looked at next */
+                idle.first = end_of(without);
+            else
+                end = without.first > idle.first ? without.first : idle.first;
+        }
+        if (highest_whole(runs, (struct cn_run){idle.first, end - idle.first}, out_run))
+            return true;
+    }
+    return false;
+}
+
+bool cn_page_runs_bare_chunks(const struct cn_page_runs *runs, struct cn_run within,
+                              struct cn_run *out_run)
+{
+    uint64_t first = cn_chunks_of(within.first), end = end_of(within) / CN_CHUNK_GRANULES;
+    if (first >= end)
+        return false;
+    first = cn_bits_find(runs->touched, false, first, end);
+    end = cn_bits_find(runs->touched, true, first, end);
+    *out_run = granules_of(runs, (struct cn_run){first, end - first});
+    return first < end;
+}
+
 bool cn_page_runs_decay(struct cn_page_runs *runs, struct cn_run *out_chunk)
 {
     if (runs->chunk_count == 0)

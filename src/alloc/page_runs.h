@@ -120,6 +120,16 @@ bool cn_page_runs_idle(const struct cn_page_runs *runs, uint64_t below, struct c
 bool cn_page_runs_idle_chunks(const struct cn_page_runs *runs, uint64_t below,
                               struct cn_run *out_run);
 
+/* The highest run of chunks that are committed to the last granule, hold no block and lie outside
+ * of
+ * @p without (whole chunks, or none). */
+bool cn_page_runs_spare_chunks(const struct cn_page_runs *runs, struct cn_run without,
+                               struct cn_run *out_run);
+
+/* The lowest run of chunks that lie in @p within as a whole and have nothing committed. */
+bool cn_page_runs_bare_chunks(const struct cn_page_runs *runs, struct cn_run within,
+                              struct cn_run *out_run);
+
 /* Moves the hand to the next touched chunk. @return true when that one holds no block and held none
  * since the hand was there before: it may go. */
 bool cn_page_runs_decay(struct cn_page_runs *runs, struct cn_run *out_chunk);

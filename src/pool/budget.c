@@ -163,7 +163,7 @@ cenote_status cenote_budget_charge(cenote_budget *budget, uint64_t size_bytes, c
                                    cenote_error *err)
 {
     while (!cn_budget_try_charge(budget, size_bytes))
-        if (!cn_budget_make_room(budget, NULL, size_bytes))
+        if (!cn_budget_make_room(budget, NULL, 0, size_bytes))
             return cn_budget_refuse(budget, size_bytes, what, NULL, err);
     return CENOTE_OK;
 }
@@ -187,7 +187,7 @@ cenote_status cenote_budget_limit_set(cenote_budget *budget, uint64_t limit_byte
             return CENOTE_OK;
         /* Room for what is left under the old limit and for what is above the new one. */
         uint64_t above = charged - limit_bytes;
-        if (!cn_budget_make_room(budget, NULL, old_left + above))
+        if (!cn_budget_make_room(budget, NULL, 0, old_left + above))
             return cenote_error_set(err, CENOTE_E_BUDGET,
                                     "%" PRIu64 " bytes are charged, more than a limit of %" PRIu64,
                                     charged, limit_bytes);

@@ -19,10 +19,24 @@ cenote_budget *cn_pool_budget(const cenote_pool *pool);
 /* Charges when it fits as things are; gives nothing back to make room. Any lock may be held. */
 bool cn_budget_try_charge(cenote_budget *budget, uint64_t size_bytes);
 
+/* Would charging that much be more than pools have come to so far? False as well when it does not
+ * fit: then the whole ladder is climbed. Any lock may be held. */
+bool cn_budget_is_peak(cenote_budget *budget, uint64_t size_bytes);
+
+/* Before a charge that is: has pools' idle memory serve it, unless there is but little; nothing is
+ * dropped and no huge page broken for it. What cannot be had so is granted, and somewhat more, so
+ * that the next one is no peak at once. @p asker and @p granules are as below. @return true: idle
+ * memory was found. No lock may be held. Cost: O(pools) beyond what is moved. (reclaim.c) */
+bool cn_budget_avoid_peak(cenote_budget *budget, cenote_pool *asker, uint64_t granules,
+                          uint64_t size_bytes);
+
 /* Climbs the ladder until @p size_bytes more would fit. @p asker gives its own idle memory first;
- * NULL: who asks is no pool. @return true: something came back, or it fits by now, so try again;
- * false: waiting for more is in vain. No lock may be held. (reclaim.c) */
-bool cn_budget_make_room(cenote_budget *budget, const cenote_pool *asker, uint64_t size_bytes);
+ * NULL: who asks is no pool. @p granules: idle memory may be moved to where @p asker would allocate
+ * a run of so many, which then needs less; 0: it is given back. @return true: something came back,
+ * or it fits by now, so try again; false: waiting for more is in vain. No lock may be held.
+ * (reclaim.c) */
+bool cn_budget_make_room(cenote_budget *budget, cenote_pool *asker, uint64_t granules,
+                         uint64_t size_bytes);
 
 /* The same for a pool whose quota is @p want_bytes too small: asks who keeps something in this
  * pool. False as well when all of that is not enough; then nothing was dropped. */
@@ -54,6 +68,12 @@ struct cn_budget_client {
     uint64_t (*give)(struct cn_budget_client *client, uint64_t want_bytes);
     /* Pools: the same, when whole chunks of all pools do not do. NULL: nothing. */
     uint64_t (*give_parts)(struct cn_budget_client *client, uint64_t want_bytes);
+    /* Pools: the same for whole chunks, but to where @p asker would allocate a run of @p granules,
+     * which then needs less. Pools of a test: NULL. */
+    uint64_t (*lend)(struct cn_budget_client *client, cenote_pool *asker, uint64_t granules,
+                     uint64_t want_bytes);
+    /* Pools: what is committed and in no block. NULL: nothing. */
+    uint64_t (*idle_bytes)(struct cn_budget_client *client);
     /* Adds what it knows to the row of its pool. NULL: nothing. */
     void (*report)(struct cn_budget_client *client, cenote_budget_holder *holder);
 };

@@ -22,6 +22,7 @@ struct cenote_budget {
     uint64_t limit_bytes; /* lock, and what follows */
     uint64_t charged_bytes;
     uint64_t charged_peak_bytes;
+    uint64_t mark_bytes; /* charges of pools above it look for idle memory first */
     uint64_t refused_count;
     cenote_reclaim_stats reclaim[CENOTE_RECLAIM_COUNT];
     /* As bought, by kind. On a line of their own: who misses looks at what is above. */

@@ -131,6 +131,8 @@ static cenote_status pool_place(cenote_budget *budget, const cenote_pool_options
                                            : cn_class_policy(options->class_id)->priority,
         .pool = pool,
         .give = cn_pool_give_chunks,
+        .lend = cn_pool_lend,
+        .idle_bytes = cn_pool_idle_bytes,
         .give_parts = cn_pool_give_parts,
         .report = cn_pool_report_client,
     };

@@ -7,6 +7,7 @@
  *                  exchange, then slabs
  *   pool_retain.c  what is committed: charging, committing, the quota, giving idle memory back
  *   pool_stats.c   statistics, check
+ *   lend.c         idle memory moved to where it is wanted
  *   debug.c, debug_table.c, finding.c  debug levels
  *   tensor_table.c, tensor.c  handles on blocks
  *   compact.c, move.c         moving and dropping them */
@@ -121,6 +122,7 @@ CENOTE_MUST_CHECK cenote_status cn_pool_commit(cenote_pool *pool, struct cn_run 
  * uncharged: whole chunks; and after them what is idle beside blocks. */
 uint64_t cn_pool_give_chunks(struct cn_budget_client *client, uint64_t want_bytes);
 uint64_t cn_pool_give_parts(struct cn_budget_client *client, uint64_t want_bytes);
+uint64_t cn_pool_idle_bytes(struct cn_budget_client *client);
 void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder *holder);
 
 /* Finds a run of @p granules, charges and commits what of it is not committed yet. The pool is
@@ -128,5 +130,16 @@ void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder
  * before. The run is not taken yet. Counts the hit or the miss. */
 cenote_status cn_pool_obtain(cenote_pool *pool, uint64_t size_bytes, uint64_t granules,
                              struct cn_run *out_run, cenote_error *err);
+
+/* ---- lend.c ---- */
+
+/* The budget's callback: moves idle whole chunks to where @p asker would allocate a run of
+ * @p granules, up to @p want_bytes, and gives back such chunks for what does not fit there. Locks
+ * both pools; the list of clients must be locked. @return bytes of both */
+uint64_t cn_pool_lend(struct cn_budget_client *client, cenote_pool *asker, uint64_t granules,
+                      uint64_t want_bytes);
+
+/* The same within a locked pool, to where @p run is about to be committed. */
+uint64_t cn_pool_lend_self(cenote_pool *pool, struct cn_run run, uint64_t want_bytes);
 
 #endif

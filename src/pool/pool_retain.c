@@ -12,7 +12,7 @@
  * so it costs the same.
  *
  * Free memory stays committed ("idle"): the first touch of memory costs far more than finding it.
- * Four things are done for that, and against holding too much:
+ * Five things are done for that, and against holding too much:
  *
  *   whole chunks   A block of a pool whose charge no plan must know beforehand commits all of the
  *                  chunks that it touches, as huge pages, if quota and budget have room as it is.
@@ -20,6 +20,7 @@
  *                  committed is what is resident as soon as the blocks are written.
  *   pressure       Who needs memory takes idle chunks, from the high end, of all pools; and only
  *                  when these do not do takes what is idle beside blocks, which breaks huge pages.
+ *   peaks          Before pools hold more in all than ever before, idle chunks serve (lend.c).
  *   decay          For each 64 chunks that a pool hands out it looks at one (page_commit.c); one
  *                  that nobody used for a whole round goes. So a chunk goes when at least 64 times
  *                  what the pool holds was handed out without it, and having it back costs at most
@@ -147,6 +148,15 @@ static void decay(cenote_pool *pool)
     }
 }
 
+uint64_t cn_pool_idle_bytes(struct cn_budget_client *client)
+{
+    cenote_pool *pool = (cenote_pool *)client;
+    pthread_mutex_lock(&pool->lock);
+    uint64_t idle_granules = pool->runs.committed_count - pool->runs.used_count;
+    pthread_mutex_unlock(&pool->lock);
+    return idle_granules * GRANULE_BYTES;
+}
+
 void cn_pool_report_client(struct cn_budget_client *client, cenote_budget_holder *holder)
 {
     cenote_pool *pool = (cenote_pool *)client;
@@ -221,27 +231,56 @@ struct find {
     struct cn_run run, span;
 };
 
-/* Charges for committing what of @p span is not; *out_charge is that also when it does not fit. */
+/* What committing the rest of @p span would charge; *out_committed: what is committed then. */
+static uint64_t charge_for(const cenote_pool *pool, struct cn_run span, uint64_t *out_committed)
+{
+    uint64_t chunks;
+    cn_page_runs_preview(&pool->runs, span, out_committed, &chunks);
+    return cn_pool_charge_of(*out_committed, chunks) - pool->charged_bytes;
+}
+
+/* Charges it; *out_charge is that also when it does not fit. */
 static bool charge_span(cenote_pool *pool, struct cn_run span, uint64_t *out_charge)
 {
-    uint64_t committed, chunks;
-    cn_page_runs_preview(&pool->runs, span, &committed, &chunks);
-    *out_charge = cn_pool_charge_of(committed, chunks) - pool->charged_bytes;
+    uint64_t committed;
+    *out_charge = charge_for(pool, span, &committed);
     if (committed > pool->quota_granules || !cn_budget_try_charge(pool->budget, *out_charge))
         return false;
     pool->charged_bytes += *out_charge;
     return true;
 }
 
+/* Charges for what of @p run is not committed: in whole chunks if the pool does so and there is
+ * room, else as it is. @return as look() */
+static cenote_miss charge_found(cenote_pool *pool, struct cn_run run, struct cn_run *out_span,
+                                uint64_t *out_charge)
+{
+    uint64_t committed;
+    *out_span = pool->whole_chunks ? cn_page_runs_whole_chunks(&pool->runs, run) : run;
+    *out_charge = charge_for(pool, *out_span, &committed);
+    if (cn_budget_is_peak(pool->budget, *out_charge))
+        return CENOTE_MISS_RECLAIM;
+    if (pool->whole_chunks && charge_span(pool, *out_span, out_charge))
+        return CENOTE_MISS_COMMIT;
+    *out_span = run;
+    /* Idle memory counts against the quota too. */
+    while (charge_for(pool, run, &committed), committed > pool->quota_granules) {
+        uint64_t above_bytes = (committed - pool->quota_granules) * GRANULE_BYTES;
+        if (cn_pool_lend_self(pool, run, above_bytes) == 0)
+            trim_locked(pool, above_bytes);
+    }
+    return charge_span(pool, run, out_charge) ? CENOTE_MISS_COMMIT : CENOTE_MISS_BUDGET;
+}
+
 /* One look: finds a run and charges what of it is not committed yet. Pool locked.
- * @return CENOTE_MISS_COUNT: all of it was; CENOTE_MISS_COMMIT: it is charged now; else what is in
- * the way, and by how much */
+ * @return CENOTE_MISS_COUNT: all of it was; CENOTE_MISS_COMMIT: it is charged now;
+ * CENOTE_MISS_RECLAIM: idle memory should serve it; else what is in the way, and by how much */
 static cenote_miss look(cenote_pool *pool, uint64_t granules, struct find *out_find,
                         uint64_t *out_short_bytes)
 {
     struct cn_page_runs *runs = &pool->runs;
     struct cn_run run, bare;
-    uint64_t left = pool->quota_granules - runs->used_count, charge;
+    uint64_t left = pool->quota_granules - runs->used_count;
     if (granules > left) {
         if (!cn_checked_mul(granules - left, GRANULE_BYTES, out_short_bytes))
             *out_short_bytes = UINT64_MAX;
@@ -257,22 +296,22 @@ static cenote_miss look(cenote_pool *pool, uint64_t granules, struct find *out_f
     *out_find = (struct find){run, run};
     if (!commits)
         return CENOTE_MISS_COUNT;
-    if (pool->whole_chunks) {
-        out_find->span = cn_page_runs_whole_chunks(runs, run);
-        if (charge_span(pool, out_find->span, &charge))
-            return CENOTE_MISS_COMMIT;
-        out_find->span = run;
+    return charge_found(pool, run, &out_find->span, out_short_bytes);
+}
+
+/* Asks others for what is in the way. The pool is not locked. @return false: in vain */
+static bool ask_others(cenote_pool *pool, cenote_miss miss, uint64_t granules, uint64_t short_bytes)
+{
+    switch (miss) {
+    case CENOTE_MISS_QUOTA:
+        return cn_budget_make_quota(pool->budget, pool, short_bytes);
+    case CENOTE_MISS_HOLE:
+        return cn_budget_make_hole(pool->budget, pool, short_bytes);
+    case CENOTE_MISS_BUDGET:
+        return cn_budget_make_room(pool->budget, pool, granules, short_bytes);
+    default:
+        return cn_budget_avoid_peak(pool->budget, pool, granules, short_bytes);
     }
-    uint64_t committed, chunks;
-    cn_page_runs_preview(runs, run, &committed, &chunks);
-    while (committed > pool->quota_granules) { /* idle memory counts against the quota too */
-        trim_locked(pool, (committed - pool->quota_granules) * GRANULE_BYTES);
-        cn_page_runs_preview(runs, run, &committed, &chunks);
-    }
-    if (charge_span(pool, run, &charge))
-        return CENOTE_MISS_COMMIT;
-    *out_short_bytes = charge;
-    return CENOTE_MISS_BUDGET;
 }
 
 /* Looks until a run is found and charged or nobody gives way any more. Pool locked; the lock is let
@@ -281,26 +320,21 @@ static cenote_status find_and_charge(cenote_pool *pool, uint64_t size_bytes, uin
                                      struct find *out_find, cenote_miss *out_miss,
                                      cenote_error *err)
 {
-    static bool (*const ask[CENOTE_MISS_COUNT])(cenote_budget *, const cenote_pool *, uint64_t) = {
-        [CENOTE_MISS_QUOTA] = cn_budget_make_quota,
-        [CENOTE_MISS_HOLE] = cn_budget_make_hole,
-        [CENOTE_MISS_BUDGET] = cn_budget_make_room,
-    };
-    for (bool asked = false;; asked = true) {
+    for (bool helped, any = false;; any |= helped) {
         uint64_t short_bytes = 0;
         *out_miss = look(pool, granules, out_find, &short_bytes);
         if (*out_miss == CENOTE_MISS_COUNT || *out_miss == CENOTE_MISS_COMMIT) {
-            if (asked)
+            if (any)
                 *out_miss = CENOTE_MISS_RECLAIM;
             return CENOTE_OK;
         }
         pthread_mutex_unlock(&pool->lock);
-        bool helped = ask[*out_miss](pool->budget, pool, short_bytes);
+        helped = ask_others(pool, *out_miss, granules, short_bytes);
         pthread_mutex_lock(&pool->lock);
-        if (!helped)
-            return *out_miss == CENOTE_MISS_BUDGET
-                       ? refuse_budget(pool, size_bytes, short_bytes, err)
-                       : refuse_quota(pool, size_bytes, err);
+        if (helped || *out_miss == CENOTE_MISS_RECLAIM)
+            continue;
+        return *out_miss == CENOTE_MISS_BUDGET ? refuse_budget(pool, size_bytes, short_bytes, err)
+                                               : refuse_quota(pool, size_bytes, err);
     }
 }
 

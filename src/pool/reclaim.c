@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The ladder: what is given up before anybody is refused.
  *
- *   1 own idle memory         committed, in no block: the asker's       uncharged
- *   2 idle memory of others   the same, of every other pool             uncharged
- *   3 cached tensors          free, kept for their shape, oldest first  idle then: 1 and 2 again
- *   4 rebuildable tensors     can be made anew: features, embeddings    idle then: 1 and 2 again
- *   5 compaction              moves blocks together                     a hole, or idle memory
- *     refused                 with who holds what
+ *   1 own idle memory         committed, in no block: the asker's       where it is wanted
+ * (lend.c), 2 idle memory of others   the same, of every other pool             or uncharged 3
+ * cached tensors          free, kept for their shape, oldest first  idle then: 1 and 2 again 4
+ * rebuildable tensors     can be made anew: features, embeddings    idle then: 1 and 2 again 5
+ * compaction              moves blocks together                     a hole, or idle memory refused
+ * with who holds what
  *
- * Cheapest loss first: idle memory costs page faults, a cached tensor an allocation, a rebuildable
- * one a pass through an encoder. At each rung the pool with the lowest priority goes first. Only
- * the first two change the budget; the others turn live bytes into idle ones. So a rung is climbed
- * by asking one client and then sweeping idle memory, and no more is given up than is wanted.
+ * Cheapest loss first: idle memory costs page tables or page faults, a cached tensor an allocation,
+ * a rebuildable one a pass through an encoder. At each rung the pool with the lowest priority goes
+ * first. Only the first two change the budget; the others turn live bytes into idle ones. So a rung
+ * is climbed by asking one client and then sweeping idle memory, and no more is given up than is
+ * wanted.
  *
  * Before the first rung the asking thread gives up its caches of small blocks (thread_cache.h) and
  * all depots, and tries again; the caches of other threads, half a per cent of the budget, cannot
@@ -20,6 +21,11 @@
  * A request that all of it together would not satisfy disturbs nobody: what could come back has an
  * upper bound (what pools charge, less the live bytes that nobody may drop), and that is looked at
  * first.
+ *
+ * Whole idle chunks are also asked for before pools hold more in all than ever before (the mark),
+ * though the budget has room: else each pool keeps what it needed lately while others grow. That
+ * is looked for only when there is more of it than a share, and after a search in vain not again
+ * before another share was committed.
  *
  * One lock guards the list and is held while clients are asked, so two pools that ask each other
  * take turns: the second finds what the first left, or that it fits by now. budget.h has the ranks.
@@ -137,6 +143,16 @@ cenote_status cn_budget_refuse(cenote_budget *budget, uint64_t size_bytes, const
 
 /* ---- the ladder; the list is locked ---- */
 
+static void count(cenote_budget *budget, cenote_reclaim_step step, uint64_t given_bytes)
+{
+    pthread_mutex_lock(&budget->lock);
+    cenote_reclaim_stats *stats = &budget->reclaim[step];
+    stats->asked_count++;
+    stats->gave_count += given_bytes > 0;
+    stats->given_bytes += given_bytes;
+    pthread_mutex_unlock(&budget->lock);
+}
+
 static uint64_t ask(cenote_budget *budget, cenote_reclaim_step step,
                     struct cn_budget_client *client,
                     uint64_t (*give)(struct cn_budget_client *client, uint64_t want_bytes),
@@ -145,29 +161,49 @@ static uint64_t ask(cenote_budget *budget, cenote_reclaim_step step,
     uint64_t given = give(client, want_bytes);
     if (given > 0 && step > CENOTE_RECLAIM_IDLE) /* what it freed is at hand for this thread */
         (void)cn_thread_cache_give_up_all(budget);
-    pthread_mutex_lock(&budget->lock);
-    cenote_reclaim_stats *stats = &budget->reclaim[step];
-    stats->asked_count++;
-    stats->gave_count += given > 0;
-    stats->given_bytes += given;
-    pthread_mutex_unlock(&budget->lock);
+    count(budget, step, given);
     return given;
 }
 
-/* The first two rungs: whole chunks, the asker's first; then what is idle beside blocks, which
- * breaks huge pages. @return bytes uncharged. */
-static uint64_t take_idle(cenote_budget *budget, const cenote_pool *asker, uint64_t want_bytes)
+/* Whole chunks of a pool: to where they are wanted, when that is a pool's run. */
+static uint64_t ask_chunks(cenote_budget *budget, cenote_reclaim_step step,
+                           struct cn_budget_client *client, cenote_pool *asker, uint64_t granules,
+                           uint64_t want_bytes)
+{
+    if (client->lend == NULL || granules == 0)
+        return ask(budget, step, client, client->give, want_bytes);
+    uint64_t lent = client->lend(client, asker, granules, want_bytes);
+    count(budget, step, lent);
+    return lent;
+}
+
+/* The first two rungs with whole chunks, the asker's first. @return bytes that are uncharged, or
+ * where they are wanted. */
+static uint64_t take_chunks(cenote_budget *budget, cenote_pool *asker, uint64_t granules,
+                            uint64_t want_bytes)
 {
     uint64_t got = 0;
-    for (unsigned round = 0; round < 4 && got < want_bytes; round++) {
-        bool own = round % 2 == 0, parts = round >= 2;
+    for (unsigned own = 2; own-- > 0;) {
         cenote_reclaim_step step = own ? CENOTE_RECLAIM_OWN_IDLE : CENOTE_RECLAIM_IDLE;
         for (struct cn_budget_client *c = budget->clients; c != NULL && got < want_bytes;
-             c = c->next) {
-            bool asked = c->step == CENOTE_RECLAIM_IDLE && (c->pool == asker) == own;
-            if (asked && (!parts || c->give_parts != NULL))
-                got += ask(budget, step, c, parts ? c->give_parts : c->give, want_bytes - got);
-        }
+             c = c->next)
+            if (c->step == CENOTE_RECLAIM_IDLE && (c->pool == asker) == own)
+                got += ask_chunks(budget, step, c, asker, granules, want_bytes - got);
+    }
+    return got;
+}
+
+/* The same, and then what is idle beside blocks, which breaks huge pages. */
+static uint64_t take_idle(cenote_budget *budget, cenote_pool *asker, uint64_t granules,
+                          uint64_t want_bytes)
+{
+    uint64_t got = take_chunks(budget, asker, granules, want_bytes);
+    for (unsigned own = 2; own-- > 0;) {
+        cenote_reclaim_step step = own ? CENOTE_RECLAIM_OWN_IDLE : CENOTE_RECLAIM_IDLE;
+        for (struct cn_budget_client *c = budget->clients; c != NULL && got < want_bytes;
+             c = c->next)
+            if (c->give_parts != NULL && (c->pool == asker) == own)
+                got += ask(budget, step, c, c->give_parts, want_bytes - got);
     }
     return got;
 }
@@ -202,19 +238,21 @@ static uint64_t shortage_bytes(cenote_budget *budget, uint64_t size_bytes)
 }
 
 /* Idle memory, then a rung after the other, sweeping after each that gave. */
-static uint64_t climb(cenote_budget *budget, const cenote_pool *asker, uint64_t want_bytes)
+static uint64_t climb(cenote_budget *budget, cenote_pool *asker, uint64_t granules,
+                      uint64_t want_bytes)
 {
-    uint64_t got = take_idle(budget, asker, want_bytes);
+    uint64_t got = take_idle(budget, asker, granules, want_bytes);
     for (struct cn_budget_client *c = budget->clients; c != NULL && got < want_bytes; c = c->next) {
         if (c->step == CENOTE_RECLAIM_IDLE)
             continue;
         while (got < want_bytes && ask(budget, c->step, c, c->give, want_bytes - got) > 0)
-            got += take_idle(budget, asker, want_bytes - got);
+            got += take_idle(budget, asker, granules, want_bytes - got);
     }
     return got;
 }
 
-bool cn_budget_make_room(cenote_budget *budget, const cenote_pool *asker, uint64_t size_bytes)
+bool cn_budget_make_room(cenote_budget *budget, cenote_pool *asker, uint64_t granules,
+                         uint64_t size_bytes)
 {
     if (cn_thread_cache_give_up_all(budget) > 0)
         return true;
@@ -222,7 +260,7 @@ bool cn_budget_make_room(cenote_budget *budget, const cenote_pool *asker, uint64
     uint64_t want = shortage_bytes(budget, size_bytes);
     bool helped = want == 0; /* others made room meanwhile */
     if (!helped && want <= droppable_bytes(budget))
-        helped = climb(budget, asker, want) > 0;
+        helped = climb(budget, asker, granules, want) > 0;
     pthread_mutex_unlock(&budget->clients_lock);
     return helped;
 }
@@ -270,4 +308,52 @@ bool cn_budget_make_hole(cenote_budget *budget, const cenote_pool *asker, uint64
         ask_keepers(budget, asker, CENOTE_RECLAIM_CACHE, CENOTE_RECLAIM_REBUILDABLE, hole_bytes);
     pthread_mutex_unlock(&budget->clients_lock);
     return helped;
+}
+
+/* ---- before there is a shortage ---- */
+
+/* So much idle memory is no reason to look for it: this share of what is charged, or that. */
+#define IDLE_SHARE 32u
+#define IDLE_BYTES (UINT64_C(16) << 20)
+/* What is granted beyond a charge that could not be avoided. */
+#define GRANT_SHARE 256u
+#define GRANT_BYTES (UINT64_C(4) << 20)
+
+static uint64_t share_of(uint64_t bytes, uint64_t share, uint64_t least_bytes)
+{
+    return bytes / share > least_bytes ? bytes / share : least_bytes;
+}
+
+bool cn_budget_is_peak(cenote_budget *budget, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&budget->lock);
+    bool fits = size_bytes <= budget->limit_bytes - budget->charged_bytes;
+    bool is_peak = fits && budget->charged_bytes + size_bytes > budget->mark_bytes;
+    pthread_mutex_unlock(&budget->lock);
+    return is_peak;
+}
+
+bool cn_budget_avoid_peak(cenote_budget *budget, cenote_pool *asker, uint64_t granules,
+                          uint64_t size_bytes)
+{
+    uint64_t idle = 0, got = 0;
+    pthread_mutex_lock(&budget->clients_lock);
+    for (struct cn_budget_client *c = budget->clients; c != NULL; c = c->next)
+        idle += c->idle_bytes != NULL ? c->idle_bytes(c) : 0;
+    pthread_mutex_lock(&budget->lock);
+    uint64_t charged = budget->charged_bytes, reached = charged + size_bytes;
+    uint64_t above = reached > budget->mark_bytes ? reached - budget->mark_bytes : 0;
+    pthread_mutex_unlock(&budget->lock);
+    uint64_t little = share_of(charged, IDLE_SHARE, IDLE_BYTES);
+    if (above > 0 && idle > little)
+        got = take_chunks(budget, asker, granules, idle - little < above ? idle - little : above);
+    if (got < above) {
+        reached += share_of(charged, GRANT_SHARE, GRANT_BYTES) - got;
+        pthread_mutex_lock(&budget->lock);
+        if (reached > budget->mark_bytes)
+            budget->mark_bytes = reached;
+        pthread_mutex_unlock(&budget->lock);
+    }
+    pthread_mutex_unlock(&budget->clients_lock);
+    return got > 0;
 }

@@ -158,7 +158,7 @@ static cenote_status make_room(cenote_pool *pool, uint64_t size_bytes, cenote_er
 {
     pthread_mutex_unlock(&pool->lock);
     cenote_status status = CENOTE_OK;
-    if (!cn_budget_make_room(pool->budget, pool, size_bytes))
+    if (!cn_budget_make_room(pool->budget, pool, 0, size_bytes))
         status = cn_budget_refuse(pool->budget, size_bytes, "metadata of small blocks", NULL, err);
     pthread_mutex_lock(&pool->lock);
     return status;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Threads of which each needs what the others hold. Two pools that ask each other; then pools, a
- * tensor cache, moving quotas and a moving limit on one budget that is far too small, while
- * somebody asks who holds what. A deadlock is a test that does not end. CENOTE_STRESS_SCALE
- * multiplies the operations. */
+/* Threads of which each needs what the others hold. Two pools that ask each other; pools between
+ * which idle memory wanders although there is room; then pools, a tensor cache, moving quotas and a
+ * moving limit on one budget that is far too small, while somebody asks who holds what. A deadlock
+ * is a test that does not end. CENOTE_STRESS_SCALE multiplies the operations. */
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -45,7 +45,8 @@ struct worker {
 };
 
 /* @p room_bytes beside what the pools themselves cost. */
-static void open_world(struct shared *s, uint64_t room_bytes, unsigned pools, unsigned ops)
+static void open_world(struct shared *s, uint64_t quota_bytes, uint64_t room_bytes, unsigned pools,
+                       unsigned ops)
 {
     const char *scale = getenv("CENOTE_STRESS_SCALE");
     static const cenote_class classes[POOLS] = {CENOTE_CLASS_ATTENTION, CENOTE_CLASS_ACTIVATIONS,
@@ -53,14 +54,14 @@ static void open_world(struct shared *s, uint64_t room_bytes, unsigned pools, un
     memset(s, 0, sizeof *s);
     s->ops = ops * (scale != NULL && atoi(scale) > 0 ? (unsigned)atoi(scale) : 1);
     cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
-    s->limit_bytes = PROCESS + pools * cenote_pool_overhead_bytes(QUOTA) + room_bytes;
+    s->limit_bytes = PROCESS + pools * cenote_pool_overhead_bytes(quota_bytes) + room_bytes;
     options.limit_bytes = s->limit_bytes;
     options.process_bytes = PROCESS;
     assert_int_equal(cenote_budget_create(&options, &s->budget, NULL), CENOTE_OK);
     for (unsigned p = 0; p < pools; p++) {
         cenote_pool_options pool = CENOTE_POOL_OPTIONS_INIT;
         pool.class_id = classes[p];
-        pool.quota_bytes = QUOTA;
+        pool.quota_bytes = quota_bytes;
         assert_int_equal(cenote_pool_create(s->budget, &pool, &s->pools[p], NULL), CENOTE_OK);
     }
 }
@@ -119,13 +120,55 @@ static void test_two_pools_ask_each_other(void **state)
 {
     (void)state;
     static struct shared s;
-    open_world(&s, 3 * MIB / 2, 2, 1000);
+    open_world(&s, QUOTA, 3 * MIB / 2, 2, 1000);
     run_workers(&s, 2, demand);
     assert_int_equal(s.given, 2 * s.ops);
     cenote_budget_stats stats;
     cenote_budget_stats_get(s.budget, &stats);
     assert_true(stats.reclaim[CENOTE_RECLAIM_IDLE].gave_count > 0);
     close_world(&s, 2);
+}
+
+/* ---- idle memory that wanders ---- */
+
+#define WANDER_QUOTA (128 * MIB)
+
+/* A large block of one pool after another: what the last one left serves the next. */
+static void *wander(void *argument)
+{
+    struct worker *w = argument;
+    struct shared *s = w->shared;
+    for (unsigned i = 0; i < s->ops; i++) {
+        cenote_pool *pool = s->pools[(w->number + i) % POOLS];
+        uint64_t size_bytes = 8 * MIB + random_below(&w->random_state, 24 * MIB);
+        void *data;
+        if (cenote_pool_alloc(pool, size_bytes, &data, NULL) != CENOTE_OK) {
+            atomic_fetch_add(&s->refused, 1);
+            continue;
+        }
+        unsigned char *bytes = data, mark = (unsigned char)(w->number + i);
+        for (uint64_t at = 0; at < size_bytes; at += 64 * KIB)
+            bytes[at] = mark;
+        for (uint64_t at = 0; at < size_bytes; at += 64 * KIB)
+            if (bytes[at] != mark)
+                atomic_store(&s->broken, true);
+        cenote_pool_free(pool, data);
+    }
+    return NULL;
+}
+
+static void test_idle_memory_wanders(void **state)
+{
+    (void)state;
+    static struct shared s;
+    open_world(&s, WANDER_QUOTA, POOLS * WANDER_QUOTA, POOLS, 40);
+    run_workers(&s, THREADS, wander);
+    cenote_budget_stats stats;
+    cenote_budget_stats_get(s.budget, &stats);
+    assert_false(s.broken);
+    assert_int_equal(s.refused, 0);
+    assert_true(stats.reclaim[CENOTE_RECLAIM_IDLE].gave_count > 0);
+    close_world(&s, POOLS);
 }
 
 /* ---- all at once ---- */
@@ -248,7 +291,7 @@ static void test_everything_at_once(void **state)
     (void)state;
     static struct shared s;
     pthread_t watcher;
-    open_world(&s, 2 * MIB, POOLS, 2000);
+    open_world(&s, QUOTA, 2 * MIB, POOLS, 2000);
     cenote_tensor_cache_options options = CENOTE_TENSOR_CACHE_OPTIONS_INIT;
     options.pools = s.pools;
     options.pool_count = POOLS;
@@ -273,6 +316,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_pools_ask_each_other),
+        cmocka_unit_test(test_idle_memory_wanders),
         cmocka_unit_test(test_everything_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

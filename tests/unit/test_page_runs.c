@@ -448,6 +448,44 @@ static void model_runs(const struct model *m, bool (*is)(const struct model *m, 
     }
 }
 
+static bool is_spare(const struct model *m, uint64_t chunk, struct cn_run without)
+{
+    uint64_t first = chunk * CN_CHUNK_GRANULES, end = first + CN_CHUNK_GRANULES;
+    if (end > m->granules || (first < without.first + without.count && without.first < end))
+        return false;
+    for (uint64_t i = first; i < end; i++)
+        if (!is_idle(m, i))
+            return false;
+    return true;
+}
+
+/* Whole chunks to take from, and whole chunks to bring them to. */
+static void model_chunks(const struct model *m, struct cn_run within)
+{
+    struct cn_run run, without = cn_page_runs_whole_chunks(&runs, within);
+    if (within.first % 3 == 0)
+        without.count = 0;
+    uint64_t end = m->granules / CN_CHUNK_GRANULES;
+    while (end > 0 && !is_spare(m, end - 1, without))
+        end--;
+    uint64_t first = end;
+    while (first > 0 && is_spare(m, first - 1, without))
+        first--;
+    assert_int_equal(cn_page_runs_spare_chunks(&runs, without, &run), end > 0);
+    assert_true(end == 0 || run.first == first * CN_CHUNK_GRANULES);
+    assert_true(end == 0 || run.count == (end - first) * CN_CHUNK_GRANULES);
+
+    uint64_t last = (within.first + within.count) / CN_CHUNK_GRANULES;
+    first = cn_chunks_of(within.first);
+    while (first < last && chunk_of(m, first).touched)
+        first++;
+    for (end = first; end < last && !chunk_of(m, end).touched;)
+        end++;
+    assert_int_equal(cn_page_runs_bare_chunks(&runs, within, &run), first < end);
+    assert_true(first >= end || run.first == first * CN_CHUNK_GRANULES);
+    assert_true(first >= end || run.count == (end - first) * CN_CHUNK_GRANULES);
+}
+
 /* One step of the clock, chunk by chunk. What may go goes. */
 static void model_decay(struct model *m)
 {
@@ -511,6 +549,7 @@ static void random_round(uint64_t seed)
         if (step % 4 == 0) {
             model_runs(&m, is_idle, cn_page_runs_idle);
             model_runs(&m, is_idle_chunk, cn_page_runs_idle_chunks);
+            model_chunks(&m, run);
         }
         const char *broken = cn_page_runs_check(&runs);
         if (broken != NULL)

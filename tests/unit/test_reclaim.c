@@ -173,14 +173,14 @@ static void test_the_asker_gives_first(void **state)
     (void)state;
     struct ladder ladder = ladder_make(0, 200);
     ladder_register(&ladder);
-    assert_true(cn_budget_make_room(ladder.rig.budget, as_pool(&ladder.pools[2]), 400));
+    assert_true(cn_budget_make_room(ladder.rig.budget, as_pool(&ladder.pools[2]), 0, 400));
     assert_int_equal(ladder.pools[2].idle_bytes, 50);
     assert_int_equal(ladder.pools[0].asked + ladder.pools[1].asked, 0);
     assert_int_equal(rig_budget_stats(&ladder.rig).reclaim[CENOTE_RECLAIM_OWN_IDLE].given_bytes,
                      150);
     assert_int_equal(rig_budget_stats(&ladder.rig).reclaim[CENOTE_RECLAIM_IDLE].asked_count, 0);
     /* What fits needs nobody. */
-    assert_true(cn_budget_make_room(ladder.rig.budget, as_pool(&ladder.pools[2]), 450));
+    assert_true(cn_budget_make_room(ladder.rig.budget, as_pool(&ladder.pools[2]), 0, 450));
     assert_int_equal(ladder.pools[2].asked, 1);
     ladder_end(&ladder);
 }
