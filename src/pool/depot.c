@@ -52,7 +52,7 @@ static void take_oldest(struct cn_depot *depot, uint32_t size_class, uint32_t co
                         uint32_t *out_ids)
 {
     struct cn_shelf *shelf = &depot->shelves[size_class];
-    uint32_t *ids = depot->ids[size_class];
+    uint32_t *ids = shelf->ids;
     memcpy(out_ids, ids, count * sizeof *ids);
     shelf->count = (uint16_t)(shelf->count - count);
     memmove(ids, ids + count, shelf->count * sizeof *ids);
@@ -84,7 +84,7 @@ uint32_t cn_depot_put(struct cn_depot *depot, cenote_budget *budget, uint32_t si
     uint64_t block_bytes = cn_class_bytes(size_class);
     uint32_t kept = affordable(depot, budget, block_bytes, count < room ? count : room);
     uint32_t left = count - kept;
-    memcpy(depot->ids[size_class] + shelf->count, ids + left, kept * sizeof *ids);
+    memcpy(shelf->ids + shelf->count, ids + left, kept * sizeof *ids);
     shelf->count = (uint16_t)(shelf->count + kept);
     depot->bytes += kept * block_bytes;
     memcpy(out_left, ids, left * sizeof *ids);
@@ -102,7 +102,7 @@ uint32_t cn_depot_get(struct cn_depot *depot, uint32_t size_class, uint32_t coun
     struct cn_shelf *shelf = &depot->shelves[size_class];
     pthread_mutex_lock(&depot->lock);
     uint32_t got = count < shelf->count ? count : shelf->count;
-    const uint32_t *end = depot->ids[size_class] + shelf->count;
+    const uint32_t *end = shelf->ids + shelf->count;
     for (uint32_t i = 0; i < got; i++)
         out_ids[i] = *--end;
     shelf->count = (uint16_t)(shelf->count - got);

@@ -25,16 +25,18 @@
 #include "base/compiler.h"
 #include "pool/budget.h"
 
-#define CN_SHELF_BLOCKS_MAX 128u
+#define CN_SHELF_BLOCKS_MAX 127u
 /* Larger blocks are runs of granules, which the pool finds as quickly: they would take the room of
  * many of those for which granules have to be lent. They pass by. */
 #define CN_DEPOT_CLASS_LAST (CN_CLASS_RUN_FIRST - 1)
 /* Blocks of another class that a put may have left over, beside its own. */
 #define CN_DEPOT_STALE_MAX 16u
 
+/* A few blocks lie in one cache line with their number: that is what threads hand each other. */
 struct cn_shelf {
-    uint16_t count;
+    CN_ALIGNED(CN_CACHE_LINE_BYTES) uint16_t count;
     uint16_t low; /* the least since the hand was here */
+    uint32_t ids[CN_SHELF_BLOCKS_MAX];
 };
 
 struct cn_depot {
@@ -43,7 +45,6 @@ struct cn_depot {
     uint64_t bought_bytes;
     uint32_t hand;
     struct cn_shelf shelves[CN_DEPOT_CLASS_LAST + 1];
-    uint32_t ids[CN_DEPOT_CLASS_LAST + 1][CN_SHELF_BLOCKS_MAX];
 };
 
 /* Takes zeroed memory. */
