@@ -359,10 +359,13 @@ static bool block_at(const struct cn_slabs *slabs, uint32_t id, uint32_t *out_pa
     if (size_class == 0 || size_class >= CN_CLASS_RUN_FIRST)
         return false;
     struct cn_slab_shape shape = slabs->shapes[size_class];
-    uint32_t block_units = (uint32_t)(cn_class_bytes(size_class) >> CN_CLASS_UNIT_SHIFT);
     uint32_t head = shape.block_count == 1 ? page : slabs->pages[page].head;
     uint32_t inside = id - head * PAGE_UNITS;
     *out_page = head;
+    *out_block = 0;
+    if (shape.block_count == 1)
+        return inside == 0;
+    uint32_t block_units = (uint32_t)(cn_class_bytes(size_class) >> CN_CLASS_UNIT_SHIFT);
     *out_block = inside / block_units;
     return inside % block_units == 0 && *out_block < shape.block_count;
 }

@@ -38,13 +38,12 @@ static uint32_t affordable(struct cn_depot *depot, cenote_budget *budget, uint64
                            uint32_t count)
 {
     uint64_t wanted = depot->bytes + count * block_bytes;
-    if (wanted > depot->bought_bytes) {
-        uint64_t more = wanted - depot->bought_bytes;
-        if (more >= LOT_BYTES || !buy(depot, budget, LOT_BYTES))
-            (void)buy(depot, budget, more);
-    }
-    uint64_t fit = (depot->bought_bytes - depot->bytes) / block_bytes;
-    return fit < count ? (uint32_t)fit : count;
+    if (wanted <= depot->bought_bytes)
+        return count;
+    uint64_t more = wanted - depot->bought_bytes;
+    if ((more < LOT_BYTES && buy(depot, budget, LOT_BYTES)) || buy(depot, budget, more))
+        return count;
+    return (uint32_t)((depot->bought_bytes - depot->bytes) / block_bytes);
 }
 
 /* Takes the @p count oldest blocks off a shelf. */
