@@ -112,6 +112,7 @@ static void test_bad_frees_are_named(void **state)
     (void)state;
     struct rig rig = open_rig(1);
     cenote_pool *other = pool_of(&rig, CENOTE_CLASS_KV_CACHE, 1);
+    unsigned char *first = alloc(other, 64 * KIB);
     unsigned char *a = alloc(rig.pool, 100 * KIB), *kv = alloc(other, 64 * KIB);
     uint32_t before = cenote_trace_tag(77);
     unsigned char *b = alloc(rig.pool, 300 * KIB);
@@ -122,6 +123,8 @@ static void test_bad_frees_are_named(void **state)
     cenote_pool_free(rig.pool, kv);
     assert_found(CENOTE_FINDING_WRONG_POOL, "pool general: a free of");
     assert_non_null(strstr(findings.message, "which lies in another pool, kv_cache"));
+    cenote_pool_free(rig.pool, b + 300 * KIB); /* just behind it */
+    assert_found(CENOTE_FINDING_NO_BLOCK, "where no block begins");
     static char stranger;
     cenote_pool_free(rig.pool, &stranger);
     assert_found(CENOTE_FINDING_NO_BLOCK, "where no block begins");
@@ -145,6 +148,7 @@ static void test_bad_frees_are_named(void **state)
     cenote_pool_free(rig.pool, NULL);
     cenote_pool_free(rig.pool, a);
     cenote_pool_free(other, kv);
+    cenote_pool_free(other, first);
     assert_int_equal(cenote_pool_destroy(other), 0);
     close_rig(&rig);
 }
@@ -173,6 +177,14 @@ static void test_leaks_are_listed(void **state)
     assert_int_equal(findings.count, 17);
     assert_string_equal(findings.message,
                         "pool activations: 40 blocks of 40000 bytes: never freed");
+    findings.count = 0;
+    /* What was written behind a block that is never freed is told as well. */
+    leaky = pool_of(&rig, CENOTE_CLASS_ACTIVATIONS, 2);
+    unsigned char *last = alloc(leaky, 1000);
+    poke(last + 1000);
+    assert_int_equal(cenote_pool_destroy(leaky), 1);
+    assert_int_equal(findings.count, 3);
+    assert_non_null(strstr(findings.first, "written beyond its end"));
     findings.count = 0;
     close_rig(&rig);
 }
@@ -228,17 +240,22 @@ static void test_memory_of_the_dead_is_bounded(void **state)
     assert_found(CENOTE_FINDING_DOUBLE_FREE, "a block of 300 bytes");
     close_rig(&rig);
 
-    rig = rig_open(cn_fake_create(), LIMIT);
-    cenote_pool *pool = pool_of(&rig, CENOTE_CLASS_PARAMETERS, 1);
-    uint64_t committed_bytes = 0;
-    for (unsigned i = 0; i < 20000; i++) {
-        cenote_pool_free(pool, alloc(pool, 1000));
-        if (i == 1100)
-            committed_bytes = cn_fake_books_get(rig.fake).committed_bytes;
+    for (uint32_t level = 1; level <= 2; level++) {
+        rig = rig_open(cn_fake_create(), LIMIT);
+        cenote_pool *pool = pool_of(&rig, CENOTE_CLASS_PARAMETERS, level);
+        uint64_t committed_bytes = 0;
+        void *data;
+        for (unsigned i = 0; i < 10000; i++) {
+            cenote_pool_free(pool, alloc(pool, 1000));
+            assert_int_equal(cenote_pool_alloc(pool, 2 * QUOTA, &data, NULL), CENOTE_E_BUDGET);
+            (void)cenote_pool_trim(pool);
+            if (i == 1200)
+                committed_bytes = cn_fake_books_get(rig.fake).committed_bytes;
+        }
+        assert_int_equal(cn_fake_books_get(rig.fake).committed_bytes, committed_bytes);
+        assert_int_equal(cenote_pool_destroy(pool), 0);
+        rig_close(&rig);
     }
-    assert_int_equal(cn_fake_books_get(rig.fake).committed_bytes, committed_bytes);
-    assert_int_equal(cenote_pool_destroy(pool), 0);
-    rig_close(&rig);
 }
 
 /* A level that the system has no memory for is refused, and leaves nothing behind. */
@@ -397,6 +414,15 @@ static void test_quarantine(void **state)
     /* All of the quota but what quarantine holds: it must make way. */
     cenote_pool_free(rig.pool, alloc(rig.pool, 3 * MIB));
     cenote_pool_free(rig.pool, alloc(rig.pool, 64 * MIB));
+    /* A byte in quarantine may hold a granule. */
+    cenote_pool *exact = pool_of(&rig, CENOTE_CLASS_PARAMETERS, 2);
+    unsigned char *bytes[40];
+    for (unsigned i = 0; i < 40; i++)
+        bytes[i] = alloc(exact, 1);
+    for (unsigned i = 0; i < 40; i++)
+        cenote_pool_free(exact, bytes[i]);
+    cenote_pool_free(exact, alloc(exact, QUOTA));
+    assert_int_equal(cenote_pool_destroy(exact), 0);
     /* And for whoever else needs the budget. */
     (void)cenote_pool_trim(rig.pool);
     cenote_pool_free(rig.pool, alloc(rig.pool, 3 * MIB));
@@ -489,6 +515,39 @@ static void test_tensors(void **state)
         }
         if (level >= 2)
             assert_found(CENOTE_FINDING_OVERRUN, "2800028 bytes");
+        assert_int_equal(cenote_pool_destroy(pool), 0);
+        close_rig(&rig);
+    }
+}
+
+static void ignore_drop(void *context, cenote_tensor tensor)
+{
+    (void)context;
+    (void)tensor;
+}
+
+/* What the ladder dropped is no block any more: neither looked at nor listed. */
+static void test_dropped_tensors(void **state)
+{
+    (void)state;
+    for (uint32_t level = 1; level <= 3; level++) {
+        struct rig rig = open_rig(0);
+        cenote_pool *pool = pool_of(&rig, CENOTE_CLASS_ACTIVATIONS, level);
+        cenote_tensor_options options = CENOTE_TENSOR_OPTIONS_INIT;
+        cenote_tensor tensor = CENOTE_TENSOR_NONE;
+        options.rank = 1;
+        options.shape[0] = 250000;
+        options.dropped = ignore_drop;
+        assert_int_equal(cenote_tensor_create(pool, &options, &tensor, NULL), CENOTE_OK);
+        (void)cenote_pool_trim(pool);
+        uint64_t more = rig_room(&rig) + MIB / 2;
+        assert_int_equal(cenote_budget_charge(rig.budget, more, "somebody", NULL), CENOTE_OK);
+        cenote_tensor_state after;
+        assert_int_equal(cenote_tensor_state_get(pool, tensor, &after, NULL), CENOTE_OK);
+        assert_true(after.dropped);
+        assert_null(cenote_pool_check(pool));
+        cenote_budget_uncharge(rig.budget, more);
+        assert_int_equal(cenote_tensor_release(pool, tensor, NULL), CENOTE_OK);
         assert_int_equal(cenote_pool_destroy(pool), 0);
         close_rig(&rig);
     }
@@ -700,6 +759,7 @@ int main(void)
         cmocka_unit_test(test_charge_of_exact_pools),
         cmocka_unit_test(test_every_operation_checks),
         cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_dropped_tensors),
         cmocka_unit_test(test_dead_handles_are_named),
         cmocka_unit_test(test_nothing_is_found_in_good_programs),
         cmocka_unit_test(test_choice_of_level),

@@ -68,6 +68,8 @@ static void test_refusals(void **state)
                    "buffer 1: alignment 8589934592 is no power of two up to 4294967296");
     expect_refused(&(cenote_layout_buffer){0, 1, INT64_MAX, 0},
                    "buffer 1: its 9223372036854775807 bytes bring the sum to 2^63 or more");
+    expect_refused(&(cenote_layout_buffer){0, 1, INT64_MAX - 1000, 4096},
+                   "buffer 1: its 9223372036854774807 bytes bring the sum to 2^63 or more");
     expect_refused(&(cenote_layout_buffer){0, 1, UINT64_MAX, 64},
                    "buffer 1: its 18446744073709551615 bytes bring the sum to 2^63 or more");
     cenote_layout *layout;
@@ -127,6 +129,12 @@ static void test_edges(void **state)
     const cenote_layout_buffer large[] = {{0, 2, INT64_MAX / 2, 0}, {1, 3, INT64_MAX / 2, 0}};
     layout = layout_of(large, 2);
     assert_int_equal(report_of(layout).peak_bytes, INT64_MAX - 1);
+    free(layout);
+
+    /* An area of more than 2^64 is the largest, and goes first. */
+    const cenote_layout_buffer areas[] = {{0, 5, 8, 0}, {0, UINT64_MAX, 10, 16}};
+    layout = layout_of(areas, 2);
+    assert_int_equal(report_of(layout).greedy_bytes[CENOTE_LAYOUT_BY_AREA], 18);
     free(layout);
 }
 
