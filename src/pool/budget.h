@@ -30,6 +30,10 @@ bool cn_budget_is_peak(cenote_budget *budget, uint64_t size_bytes);
 bool cn_budget_avoid_peak(cenote_budget *budget, cenote_pool *asker, uint64_t granules,
                           uint64_t size_bytes);
 
+/* A pool has ended: from now on what pools hold now is the most that they have come to. Any lock
+ * may be held. */
+void cn_budget_lower_mark(cenote_budget *budget);
+
 /* Climbs the ladder until @p size_bytes more would fit. @p asker gives its own idle memory first;
  * NULL: who asks is no pool. @p granules: idle memory may be moved to where @p asker would allocate
  * a run of so many, which then needs less; 0: it is given back. @return true: something came back,

@@ -238,6 +238,7 @@ size_t cenote_pool_destroy(cenote_pool *pool)
     pthread_mutex_destroy(&pool->lock);
     cn_arena_destroy(pool->arena); /* the pool is gone with it */
     cenote_budget_uncharge(budget, charge);
+    cn_budget_lower_mark(budget);
     return live;
 }
 

@@ -25,7 +25,8 @@
  * Whole idle chunks are also asked for before pools hold more in all than ever before (the mark),
  * though the budget has room: else each pool keeps what it needed lately while others grow. That
  * is looked for only when there is more of it than a share, and after a search in vain not again
- * before another share was committed.
+ * before another share was committed. The mark falls when a pool ends: what a model needed that is
+ * gone says nothing of the next one.
  *
  * One lock guards the list and is held while clients are asked, so two pools that ask each other
  * take turns: the second finds what the first left, or that it fits by now. budget.h has the ranks.
@@ -331,6 +332,14 @@ bool cn_budget_is_peak(cenote_budget *budget, uint64_t size_bytes)
     bool is_peak = fits && budget->charged_bytes + size_bytes > budget->mark_bytes;
     pthread_mutex_unlock(&budget->lock);
     return is_peak;
+}
+
+void cn_budget_lower_mark(cenote_budget *budget)
+{
+    pthread_mutex_lock(&budget->lock);
+    if (budget->mark_bytes > budget->charged_bytes)
+        budget->mark_bytes = budget->charged_bytes;
+    pthread_mutex_unlock(&budget->lock);
 }
 
 bool cn_budget_avoid_peak(cenote_budget *budget, cenote_pool *asker, uint64_t granules,

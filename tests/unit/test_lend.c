@@ -159,6 +159,24 @@ static void test_no_peak_no_search(void **state)
     assert_stays(a, stays);
 }
 
+/* What a pool held that is gone is no mark for those that remain. */
+static void test_a_pool_ends(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *large = rig_pool(rig, CENOTE_CLASS_GENERAL, 0);
+    cenote_pool_free(large, rig_alloc(large, 300 * MIB));
+    (void)cenote_pool_destroy(large);
+    uint64_t empty = rig_charged(rig), overhead = cenote_pool_overhead_bytes(LIMIT);
+    cenote_pool *a = rig_pool(rig, CENOTE_CLASS_ACTIVATIONS, 0);
+    cenote_pool *b = rig_pool(rig, CENOTE_CLASS_GRADIENTS, 0);
+    unsigned char *stays = leave_idle(a, 100 * MIB);
+    void *block = rig_alloc(b, 64 * MIB);
+    assert_true(rig_charged(rig) - empty - 2 * overhead <= 103 * MIB + GRANT + CHUNK);
+    cenote_pool_free(b, block);
+    (void)cenote_pool_destroy(b);
+    assert_stays(a, stays);
+}
+
 /* ---- going to and fro ---- */
 
 /* Two pools that take turns hold what the larger one needs, and commit nothing any more. */
@@ -412,17 +430,12 @@ static void test_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_another_pool_serves),
-        TEST(test_own_idle_memory_moves),
-        TEST(test_what_is_there_stays),
-        TEST(test_exact_stays_exact),
-        TEST(test_no_peak_no_search),
-        TEST(test_turns_commit_once),
-        TEST(test_a_steady_pool_asks_nobody),
-        TEST(test_a_full_budget),
-        TEST(test_a_small_quota),
-        TEST(test_a_full_quota),
-        cmocka_unit_test(test_fault_sweep),
+        TEST(test_another_pool_serves), TEST(test_own_idle_memory_moves),
+        TEST(test_what_is_there_stays), TEST(test_exact_stays_exact),
+        TEST(test_no_peak_no_search),   TEST(test_a_pool_ends),
+        TEST(test_turns_commit_once),   TEST(test_a_steady_pool_asks_nobody),
+        TEST(test_a_full_budget),       TEST(test_a_small_quota),
+        TEST(test_a_full_quota),        cmocka_unit_test(test_fault_sweep),
         cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
