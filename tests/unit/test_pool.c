@@ -609,6 +609,32 @@ static void test_page_tables_go_with_the_last_piece(void **state)
     cenote_budget_destroy(budget);
 }
 
+/* A row says what a pool holds beside its blocks, and a refusal what is in them. */
+static void test_who_holds_what(void **state)
+{
+    struct rig *rig = *state;
+    cenote_pool *pool = rig_pool(rig, CENOTE_CLASS_ACTIVATIONS, 8 * MIB);
+    void *data = rig_alloc(pool, MIB), *refused;
+    (void)rig_alloc(pool, GRANULE);
+    cenote_pool_free(pool, data);
+    cenote_pool_stats stats = rig_stats(pool);
+    cenote_budget_holder holder;
+    assert_true(cenote_budget_explain(rig->budget, &holder, 1) >= 1);
+    assert_int_equal(holder.class_id, CENOTE_CLASS_ACTIVATIONS);
+    assert_int_equal(holder.quota_bytes, 8 * MIB);
+    assert_int_equal(holder.live_bytes, GRANULE);
+    assert_int_equal(holder.idle_bytes, stats.committed_bytes - GRANULE);
+    assert_true(holder.charged_bytes > stats.committed_bytes);
+    /* There are twice as many addresses as the quota is. */
+    assert_int_equal(holder.largest_hole_bytes, 15 * MIB - GRANULE);
+    assert_int_equal(holder.compacted_hole_bytes, 15 * MIB - GRANULE);
+    cenote_error err = {0};
+    assert_int_equal(cenote_pool_alloc(pool, 8 * MIB, &refused, &err), CENOTE_E_BUDGET);
+    assert_non_null(strstr(err.message, "8388608 bytes do not fit, 65536 are used of the quota of "
+                                        "8388608 and the largest hole is 15663104"));
+    assert_int_equal(cenote_pool_destroy(pool), 1);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, rig_down)
 
 int main(void)
@@ -620,6 +646,7 @@ int main(void)
         TEST(test_bad_arguments),
         TEST(test_quota),
         TEST(test_budget_refusal),
+        TEST(test_who_holds_what),
         TEST(test_pools_share_idle_memory),
         TEST(test_fault_sweep),
         TEST(test_statistics),
