@@ -27,9 +27,11 @@
 #define CHUNK_BYTES      (GRANULE_BYTES * CN_CHUNK_GRANULES)
 #define TABLE_PAGE_BYTES 4096u
 
-/* What statistics need beyond the state itself. */
+/* What statistics need beyond the state itself. The first line is what each run of granules
+ * changes. */
 struct cn_pool_counts {
-    uint64_t requested_bytes, requested_peak_bytes, requested_total_bytes;
+    CN_ALIGNED(CN_CACHE_LINE_BYTES) uint64_t requested_bytes;
+    uint64_t requested_peak_bytes, requested_total_bytes;
     uint64_t used_peak_granules, used_total_granules;
     uint64_t committed_peak_granules, committed_total_granules;
     uint64_t hit_count;
@@ -56,14 +58,16 @@ struct cenote_pool {
     uint8_t *classes;               /* by page of 8 KiB; release with covered_bytes */
     _Atomic uint64_t covered_bytes; /* of the range, by classes; lock to write */
 
+    /* Threads that take turns with the lock fetch each line from each other: what they change each
+     * time lies in three. */
     CN_ALIGNED(CN_CACHE_LINE_BYTES) pthread_mutex_t lock;
-    struct cn_small *small;   /* lock, and what follows; made by the first small block */
-    struct cn_page_runs runs; /* lock, and what follows */
-    uint16_t *slack_bytes;    /* by a block's first granule: whole granules less what was asked */
-    uint64_t quota_granules;
+    uint64_t tick_granules; /* lock, and what follows; handed out and not yet seen by decay */
     uint64_t charged_bytes;
-    uint64_t tick_granules; /* handed out and not yet seen by decay */
     struct cn_pool_counts counts;
+    CN_ALIGNED(CN_CACHE_LINE_BYTES) struct cn_page_runs runs;
+    struct cn_small *small; /* made by the first small block */
+    uint16_t *slack_bytes;  /* by a block's first granule: whole granules less what was asked */
+    uint64_t quota_granules;
 
     /* Made by the first tensor; tensor_table.c. */
     _Atomic(struct cn_tensors *) tensors;
