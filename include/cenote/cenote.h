@@ -15,9 +15,9 @@
 #include <cenote/pool.h>
 #include <cenote/status.h>
 #include <cenote/team.h>
-#include <cenote/trace.h>
 #include <cenote/tensor.h>
 #include <cenote/tensor_cache.h>
+#include <cenote/trace.h>
 #include <cenote/weights.h>
 
 #define CENOTE_VERSION_MAJOR 0

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The ladder: what is given up before anybody is refused.
  *
- *   1 own idle memory         committed, in no block: the asker's       where it is wanted
- * (lend.c), 2 idle memory of others   the same, of every other pool             or uncharged 3
- * cached tensors          free, kept for their shape, oldest first  idle then: 1 and 2 again 4
- * rebuildable tensors     can be made anew: features, embeddings    idle then: 1 and 2 again 5
- * compaction              moves blocks together                     a hole, or idle memory refused
- * with who holds what
+ *   1 own idle memory         committed, in no block: the asker's       moved (lend.c) or uncharged
+ *   2 idle memory of others   the same, of every other pool             the same
+ *   3 cached tensors          free, kept for their shape, oldest first  idle then: 1 and 2 again
+ *   4 rebuildable tensors     can be made anew: features, embeddings    idle then: 1 and 2 again
+ *   5 compaction              moves blocks together                     a hole, or idle memory
+ *     refused                 with who holds what
  *
  * Cheapest loss first: idle memory costs page tables or page faults, a cached tensor an allocation,
  * a rebuildable one a pass through an encoder. At each rung the pool with the lowest priority goes

@@ -193,8 +193,8 @@ cenote_status qwen_image_load_bytes(const char *path, uint32_t out_height, uint3
     return status;
 }
 
-/* Rows of a baseline JPEG with halved chroma: 20 of luma, 2 x 10 halves of chroma, 6 upsampled and 7
- * of ours; a PNG of 16-bit RGBA holds 19. */
+/* Rows of a baseline JPEG with halved chroma: 20 of luma, 2 x 10 halves of chroma, 6 upsampled and
+ * 7 of ours; a PNG of 16-bit RGBA holds 19. */
 #define ROW_DECODER_ROWS  48u
 #define ROW_DECODER_BYTES (128u << 10)
 
