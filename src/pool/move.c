@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Two ways to move a block.
  *
- *            block                    to                       by page tables
- *   before   |pages AAAAAAAA|........|idle|.not committed.|    1. what is idle at `to` goes back
- *   after    |.not committed.|.......|pages AAAAAAAA|          2. the kernel moves the pages
- *                                                              3. the old place and its tables go
- * back
+ *            block               to                   by page tables
+ *   before   |pages AAAAA|.......|idle BBBBBBBBBBBBB|  1. what is idle at `to` is put aside if it
+ *                                                        lies alike in its chunks, else goes back
+ *                                                     2. the kernel moves the pages
+ *   after    |idle BBBBBB|.......|pages AAAAAAAAAAAA|  3. what was put aside comes here, else the
+ *                                                        place and its tables go back
  *
- *   before   |pages AAAAAAAA|........|idle|.not committed.|    by bytes
- *   after    |idle AAAAAAAAA|........|pages AAAAAAAA|          `to` is committed, the old place is
- * idle
+ *   before   |pages AAAAA|.......|idle|not committed|  by bytes
+ *   after    |idle AAAAAA|.......|pages AAAAAAAAAAAA|  `to` is committed, the old place is idle
  *
  * Remapping takes no memory but page tables: what is charged meanwhile is what was committed, with
- * the chunks of both places touched, and one granule in reserve. The reserve is for the way back.
+ * the chunks of both places touched, and one granule in reserve. The reserve is for the way back,
+ * and for the tables of a place beside the pool where idle memory waits.
  * Where the kernel stops half way, what has arrived is copied back granule by granule, from its
  * end: each one commits beside what is committed already, so it takes no new mapping, which is what
  * the kernel may have run out of. Should even that be refused, the bytes are lost, and that is
@@ -91,17 +92,66 @@ static enum cn_move_result give_up(cenote_pool *pool, struct cn_run block, uint6
     return CN_MOVE_LOST;
 }
 
+/* Idle memory that waits outside of the pool while a block takes its place. */
+struct aside {
+    void *base; /* NULL: nothing waits */
+    char *pages;
+    uint64_t reserve_bytes;
+};
+
+/* Takes the memory of @p place out of the pool: aside if all of it is idle and lies as @p block
+ * does in its chunk, so that page tables can move as a whole; else it goes back. */
+static void clear_place(cenote_pool *pool, struct cn_run block, struct cn_run place,
+                        struct aside *out_aside)
+{
+    const struct cn_os_ops *ops = pool->os->ops;
+    char *data = address_of(pool, place.first);
+    uint64_t size_bytes = place.count * GRANULE_BYTES;
+    struct aside aside = {.reserve_bytes = size_bytes + CHUNK_BYTES};
+    struct cn_run bare;
+    bool idle = !cn_page_runs_uncommitted(&pool->runs, place, &bare);
+    *out_aside = (struct aside){0};
+    if (!idle && bare.count == place.count)
+        return;
+    if (idle && (place.first - block.first) % CN_CHUNK_GRANULES == 0 &&
+        ops->memory_reserve(pool->os, aside.reserve_bytes, &aside.base) == 0) {
+        uint64_t offset = ((uintptr_t)data - (uintptr_t)aside.base) % CHUNK_BYTES;
+        aside.pages = (char *)aside.base + offset;
+        if (ops->memory_remap(pool->os, data, aside.pages, size_bytes) == (int64_t)size_bytes) {
+            cn_poison_forget(data, size_bytes);
+            cn_page_runs_decommit(&pool->runs, place);
+            *out_aside = aside;
+            return;
+        }
+        ops->memory_release(pool->os, aside.base, aside.reserve_bytes);
+    }
+    cn_pool_decommit(pool, place);
+}
+
+/* Gives the block's old place what was put aside; without that it goes back, with its tables. */
+static void fill_place(cenote_pool *pool, struct cn_run block, const struct aside *aside)
+{
+    const struct cn_os_ops *ops = pool->os->ops;
+    char *from = address_of(pool, block.first);
+    int64_t size_bytes = (int64_t)(block.count * GRANULE_BYTES);
+    if (aside->base != NULL &&
+        ops->memory_remap(pool->os, aside->pages, from, (size_t)size_bytes) == size_bytes)
+        cn_poison_take(from, (uint64_t)size_bytes);
+    else
+        cn_pool_decommit(pool, block);
+}
+
 enum cn_move_result cn_pool_move_remap(cenote_pool *pool, struct cn_run block, uint64_t size_bytes,
                                        uint64_t to)
 {
     struct cn_page_runs *runs = &pool->runs;
-    struct cn_run place = {to, block.count}, bare;
+    struct cn_run place = {to, block.count};
+    struct aside aside;
     uint64_t committed, touched;
     cn_page_runs_preview(runs, place, &committed, &touched);
     if (!charge_up_to(pool, cn_pool_charge_of(runs->committed_count + 1, touched)))
         return CN_MOVE_STAYS;
-    if (!cn_page_runs_uncommitted(runs, place, &bare) || bare.count < place.count)
-        cn_pool_decommit(pool, place);
+    clear_place(pool, block, place, &aside);
     char *from = address_of(pool, block.first), *data = address_of(pool, to);
     uint64_t whole_bytes = block.count * GRANULE_BYTES;
     cn_poison_forget(from, whole_bytes); /* copy_back() reads all of it */
@@ -111,11 +161,13 @@ enum cn_move_result cn_pool_move_remap(cenote_pool *pool, struct cn_run block, u
         cn_poison_open(data, size_bytes, whole_bytes);
         rewrite(pool, block, place);
         cn_page_runs_commit(runs, place);
-        cn_pool_decommit(pool, block); /* its pages are gone already; its page tables may be not */
+        fill_place(pool, block, &aside);
     } else {
         uint64_t count = moved_bytes > 0 ? (uint64_t)moved_bytes / GRANULE_BYTES : 0;
         result = give_up(pool, block, size_bytes, place, count);
     }
+    if (aside.base != NULL)
+        pool->os->ops->memory_release(pool->os, aside.base, aside.reserve_bytes);
     cn_pool_settle(pool);
     return result;
 }

@@ -50,6 +50,32 @@ static void test_moves_down(void **state)
     assert_int_equal(scene_tensor_stats(scene).remapped_bytes, 3 * MIB - 100);
 }
 
+/* Four of 4 MiB, which lie alike in their chunks, the first and the third released again. */
+static void two_even_holes(struct scene *scene)
+{
+    for (unsigned i = 0; i < 4; i++)
+        scene_make(scene, i, 4 * MIB - 100);
+    scene_release(scene, 0);
+    scene_release(scene, 2);
+}
+
+/* What is idle at the new place goes to the old one, and serves the next block there. */
+static void test_idle_changes_places(void **state)
+{
+    struct scene *scene = *state;
+    two_even_holes(scene);
+    cenote_pool_stats before = rig_stats(scene->rig.pool);
+    cenote_compact_result result = scene_compact(scene, NULL);
+    assert_int_equal(result.moves, 1);
+    assert_int_equal(result.remapped_bytes, 4 * MIB - 100);
+    assert_int_equal(scene_place(scene, 3), 0);
+    assert_int_equal(rig_stats(scene->rig.pool).committed_bytes, before.committed_bytes);
+    scene_make(scene, 0, 8 * MIB);
+    assert_int_equal(scene_place(scene, 0), 128);
+    cenote_pool_stats after = rig_stats(scene->rig.pool);
+    assert_int_equal(after.committed_total_bytes, before.committed_total_bytes);
+}
+
 static void test_nothing_to_do(void **state)
 {
     struct scene *scene = *state;
@@ -651,6 +677,35 @@ static void test_fault_sweep(void **state)
     assert_int_equal(stayed, 1);
 }
 
+/* Putting idle memory aside may fail, or bringing it back: it is lost then, the block is not. */
+static void test_exchange_fails(void **state)
+{
+    struct scene *scene = *state;
+    static const struct {
+        enum cn_fake_call call;
+        unsigned nth;
+        uint64_t remapped_bytes, lost_bytes;
+    } cases[] = {
+        {CN_FAKE_RESERVE, 1, 4 * MIB - 100, 4 * MIB},
+        {CN_FAKE_REMAP, 1, 4 * MIB - 100, 4 * MIB},
+        {CN_FAKE_REMAP, 2, 0, 0}, /* the block itself: it is copied, to memory that is committed */
+        {CN_FAKE_REMAP, 3, 4 * MIB - 100, 4 * MIB},
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        two_even_holes(scene);
+        uint64_t committed_bytes = rig_stats(scene->rig.pool).committed_bytes;
+        cn_fake_fail(scene->rig.fake, cases[i].call, cases[i].nth, ENOMEM);
+        cenote_compact_result result = scene_compact(scene, NULL);
+        cn_fake_fail(scene->rig.fake, cases[i].call, 0, 0);
+        assert_int_equal(result.moves, 1);
+        assert_int_equal(result.remapped_bytes, cases[i].remapped_bytes);
+        assert_int_equal(rig_stats(scene->rig.pool).committed_bytes,
+                         committed_bytes - cases[i].lost_bytes);
+        scene_release(scene, 1);
+        scene_release(scene, 3);
+    }
+}
+
 /* Not a byte is left in the budget: page tables cannot move, idle memory can still be copied to. */
 static void test_budget_is_full(void **state)
 {
@@ -681,6 +736,7 @@ int main(void)
 #define COMPACT_TEST(name) cmocka_unit_test_setup_teardown(name, scene_up, scene_down)
     const struct CMUnitTest tests[] = {
         COMPACT_TEST(test_moves_down),
+        COMPACT_TEST(test_idle_changes_places),
         COMPACT_TEST(test_nothing_to_do),
         COMPACT_TEST(test_pinned_stay),
         COMPACT_TEST(test_copies_small),
@@ -701,6 +757,7 @@ int main(void)
         COMPACT_TEST(test_trace_follows),
         COMPACT_TEST(test_remap_fails),
         COMPACT_TEST(test_fault_sweep),
+        COMPACT_TEST(test_exchange_fails),
         COMPACT_TEST(test_budget_is_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
