@@ -135,11 +135,13 @@ typedef struct cenote_budget_holder {
     cenote_class class_id;
     uint32_t priority;
     uint64_t quota_bytes;
-    uint64_t charged_bytes;     /**< page tables included, the pool's book-keeping not */
-    uint64_t live_bytes;        /**< in blocks */
-    uint64_t idle_bytes;        /**< committed, in no block */
-    uint64_t cached_bytes;      /**< of live_bytes: free tensors of tensor caches, and quarantine */
-    uint64_t rebuildable_bytes; /**< of live_bytes: tensors that may be dropped */
+    uint64_t charged_bytes; /**< page tables included, the pool's book-keeping not */
+    uint64_t live_bytes;    /**< in blocks */
+    uint64_t idle_bytes;    /**< committed, in no block */
+    /** Of live_bytes, at most so much: small ones are rounded up to what they may leave idle, so
+     * that the sum may be above live_bytes. */
+    uint64_t cached_bytes;      /**< free tensors of tensor caches, and quarantine */
+    uint64_t rebuildable_bytes; /**< tensors that may be dropped */
     uint64_t largest_hole_bytes;
     uint64_t compacted_hole_bytes; /**< the largest hole that compaction could make */
 } cenote_budget_holder;
