@@ -227,8 +227,8 @@ size_t cenote_pool_destroy(cenote_pool *pool)
     if (pool->debug != NULL)
         cn_debug_close(pool);
     cn_budget_unregister(budget, &pool->client);
+    cn_thread_cache_forget_pool(pool); /* from here on nobody else knows it */
     size_t live = (size_t)cn_pool_live_count(pool);
-    cn_thread_cache_forget_pool(pool);
     cn_small_close(pool);
     uint64_t charge = pool->charged_bytes +
                       range_charge_of(&(struct geometry){.reserve_bytes = pool->reserve_bytes});
