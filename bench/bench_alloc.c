@@ -9,8 +9,8 @@
  * *pair*: a block of one size, allocated and freed over and over. *churn*: 512 slots; a random one
  * is freed, or filled with a size of 256 B to 4 MiB, each factor of two as likely; time of each
  * call, with the clock's own in it, and the mean without a clock. *two threads*: the same churn in
- * both, and one that allocates what the other frees. No block is ever touched, but by the
- * allocators.
+ * both, of one pool and of a pool each (malloc: the same again), and one that allocates what the
+ * other frees. No block is ever touched, but by the allocators.
  *
  * Each run is a process of its own, so that malloc can be replaced by LD_PRELOAD; processes of all
  * allocators take turns. Printed is the median of the runs and, below, of their ratios to ours.
@@ -36,18 +36,29 @@
 #define TICKS_MAX      65536u
 #define PAIR_STRETCHES 25u
 
-enum { CHURN_MEAN = SIZES, CHURN_P50, CHURN_P99, CHURN_P999, CHURN_TWO, HANDED, FIGURES };
+enum {
+    CHURN_MEAN = SIZES,
+    CHURN_P50,
+    CHURN_P99,
+    CHURN_P999,
+    CHURN_TWO,
+    CHURN_OWN,
+    HANDED,
+    FIGURES
+};
 
 static const char *const figure_names[FIGURES] = {
     "pair 256 B",   "pair 512 B",   "pair 1 KiB",  "pair 2 KiB",  "pair 4 KiB",
     "pair 8 KiB",   "pair 16 KiB",  "pair 32 KiB", "pair 64 KiB", "pair 128 KiB",
     "pair 256 KiB", "pair 512 KiB", "pair 1 MiB",  "churn, mean", "churn, p50",
-    "churn, p99",   "churn, p99.9", "two threads", "handed over",
+    "churn, p99",   "churn, p99.9", "two threads", "a pool each", "handed over",
 };
 
 /* ---- the allocator of this process ---- */
 
-static cenote_pool *pool; /* NULL: malloc */
+static _Thread_local cenote_pool *pool; /* this thread's; NULL: malloc */
+
+static cenote_budget *budget;
 
 /* As a caller elsewhere in a program; each begins with a cache line, for where it lies costs or
  * saves a cycle or two. */
@@ -75,11 +86,21 @@ static void open_pool(void)
 {
     cenote_budget_options options = CENOTE_BUDGET_OPTIONS_INIT;
     cenote_pool_options pool_options = CENOTE_POOL_OPTIONS_INIT;
-    cenote_budget *budget;
     cenote_error err;
     options.limit_bytes = BUDGET_BYTES;
     bench_require(cenote_budget_create(&options, &budget, &err), &err);
     bench_require(cenote_pool_create(budget, &pool_options, &pool, &err), &err);
+}
+
+/* Another pool of the same budget; NULL for malloc. */
+static cenote_pool *second_pool(void)
+{
+    cenote_pool_options pool_options = CENOTE_POOL_OPTIONS_INIT;
+    cenote_pool *second = NULL;
+    cenote_error err;
+    if (pool != NULL)
+        bench_require(cenote_pool_create(budget, &pool_options, &second, &err), &err);
+    return second;
 }
 
 /* ---- workloads ---- */
@@ -125,6 +146,7 @@ static double pair(uint64_t size_bytes, unsigned operations)
 }
 
 struct churn {
+    cenote_pool *pool; /* of a thread of its own */
     uint64_t state;
     unsigned operations;
     void *slots[SLOTS];
@@ -160,9 +182,11 @@ static void churn_run(struct churn *c)
 
 static void churn_end(struct churn *c)
 {
-    for (unsigned i = 0; i < SLOTS; i++)
+    for (unsigned i = 0; i < SLOTS; i++) {
         if (c->slots[i] != NULL)
             give(c->slots[i]);
+        c->slots[i] = NULL;
+    }
 }
 
 static double percentile(const uint32_t *histogram, double share, double ns_per_tick)
@@ -199,16 +223,19 @@ static void churn_alone(unsigned operations, double *figures)
 static void *churn_thread(void *argument)
 {
     struct churn *c = argument;
+    pool = c->pool;
     churn_run(c);
     churn_run(c);
     churn_end(c);
     return NULL;
 }
 
-static double churn_two(unsigned operations)
+static double churn_two(unsigned operations, cenote_pool *second)
 {
     static struct churn both[2];
     pthread_t thread;
+    both[0].pool = pool;
+    both[1].pool = second;
     for (unsigned i = 0; i < 2; i++) {
         both[i].state = 88172645463325252u + i;
         both[i].operations = operations;
@@ -222,6 +249,7 @@ static double churn_two(unsigned operations)
 
 /* One thread allocates, the other frees. */
 struct handing {
+    cenote_pool *pool;
     _Atomic(void *) ring[RING];
     uint64_t operations;
 };
@@ -229,6 +257,7 @@ struct handing {
 static void *consume(void *argument)
 {
     struct handing *h = argument;
+    pool = h->pool;
     for (uint64_t i = 0; i < h->operations; i++) {
         void *data;
         while ((data = atomic_exchange_explicit(&h->ring[i % RING], NULL, memory_order_acquire)) ==
@@ -245,6 +274,7 @@ static double hand_over(uint64_t operations, void (*report)(uint64_t done))
     pthread_t thread;
     uint64_t state = 88172645463325252u;
     h.operations = operations;
+    h.pool = pool;
     double begin = bench_now();
     if (pthread_create(&thread, NULL, consume, &h) != 0)
         return 0;
@@ -286,7 +316,8 @@ static int child(const char *which, unsigned operations)
     for (unsigned i = 0; i < SIZES; i++)
         figures[i] = pair(UINT64_C(256) << i, operations);
     churn_alone(operations, figures);
-    figures[CHURN_TWO] = churn_two(operations);
+    figures[CHURN_TWO] = churn_two(operations, pool);
+    figures[CHURN_OWN] = churn_two(operations, second_pool());
     figures[HANDED] = hand_over(operations, NULL);
     for (unsigned i = 0; i < FIGURES; i++)
         printf("%.3f\n", figures[i]);
