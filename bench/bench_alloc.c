@@ -290,28 +290,12 @@ static double hand_over(uint64_t operations, void (*report)(uint64_t done))
     return (bench_now() - begin) * 1e9 / (double)operations;
 }
 
-/* Is what LD_PRELOAD names here? The loader goes on without it. */
-static bool preloaded(void)
-{
-    const char *name = getenv("LD_PRELOAD");
-    if (name == NULL || name[0] == '\0')
-        return true;
-    char line[1024];
-    bool found = false;
-    FILE *maps = fopen("/proc/self/maps", "r");
-    while (maps != NULL && !found && fgets(line, sizeof line, maps) != NULL)
-        found = strstr(line, name) != NULL;
-    if (maps != NULL)
-        fclose(maps);
-    return found;
-}
-
 static int child(const char *which, unsigned operations)
 {
     double figures[FIGURES] = {0};
     if (strcmp(which, "ours") == 0)
         open_pool();
-    else if (!preloaded())
+    else if (!bench_preloaded())
         return 77;
     for (unsigned i = 0; i < SIZES; i++)
         figures[i] = pair(UINT64_C(256) << i, operations);

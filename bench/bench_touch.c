@@ -111,20 +111,6 @@ static void open_pool(touch_bench *bench)
     bench_require(cenote_pool_create(budget, &pool_options, &bench->pool, &err), &err);
 }
 
-/* Is what LD_PRELOAD names here? The loader goes on without it. */
-static bool preloaded(void)
-{
-    const char *name = getenv("LD_PRELOAD");
-    char line[1024];
-    bool found = name == NULL || name[0] == '\0';
-    FILE *maps = fopen("/proc/self/maps", "r");
-    while (maps != NULL && !found && fgets(line, sizeof line, maps) != NULL)
-        found = strstr(line, name) != NULL;
-    if (maps != NULL)
-        fclose(maps);
-    return found;
-}
-
 static int child(char **arguments)
 {
     static touch_bench bench;
@@ -135,7 +121,7 @@ static int child(char **arguments)
     bench.aligned = strcmp(arguments[0], "memalign") == 0;
     if (bench.live == 0 || bench.live > LIVE_MAX)
         return 2;
-    if (!preloaded())
+    if (!bench_preloaded())
         return 77;
     if (strcmp(arguments[0], "ours") == 0)
         open_pool(&bench);

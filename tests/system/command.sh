@@ -4,45 +4,13 @@
 # everything that can go wrong.
 set -eu
 cenote=$1 make_checkpoint=$2 json_get=$3 root=$4
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
+subcommand=
+. "$(dirname "$0")/subcommand.sh"
 TERM=dumb
 XDG_CACHE_HOME=$scratch/cache
 export TERM XDG_CACHE_HOME
 picture=$root/examples/cat.png
 sanitized=${SANITIZE:-}
-
-fail() {
-    echo "FAILED: $*"
-    [ -s out ] && { echo "stdout:"; head -c 2000 out; }
-    [ -s err ] && { echo "stderr:"; head -c 4000 err; }
-    exit 1
-}
-
-# expect CODE ARGUMENT...: runs the command into files out and err.
-expect() {
-    wanted=$1
-    shift
-    code=0
-    "$cenote" "$@" >out 2>err </dev/null || code=$?
-    [ "$code" = "$wanted" ] || fail "exit code $code and not $wanted: cenote $*"
-}
-
-# refused CODE TEXT ARGUMENT...: nothing on stdout, one line on stderr, and the line says TEXT.
-refused() {
-    refused_code=$1 refused_text=$2
-    shift 2
-    expect "$refused_code" "$@"
-    [ -s out ] && fail "a refusal wrote to stdout: cenote $*"
-    [ "$(wc -l <err)" = 1 ] || fail "not one line: cenote $*"
-    grep -q "^cenote: " err || fail "the line does not name the program: cenote $*"
-    grep -qF -e "$refused_text" err || fail "the line does not say '$refused_text': cenote $*"
-}
-
-get() { # PATH: of the JSON in out
-    "$json_get" "$1" <out || fail "no $1"
-}
 
 "$make_checkpoint" tiny model --quiet --shards 2
 "$make_checkpoint" tiny single --quiet --shards 1
